@@ -1,0 +1,42 @@
+# make demo   set up, then pretrain on the embedded demo barcodes and print what it learned
+# make test   set up, then every notebook, the tests and the checks
+# make lab    set up, then JupyterLab
+# make readme README.md from nbs/index.ipynb
+# make clean  remove .venv, packed data sets and Python's caches; runs/ stays
+# The Python that .venv is made from: make PYTHON=python3.12 demo
+
+PYTHON ?= python3
+BIN = .venv/bin
+PY = $(BIN)/python
+RUN = runs/demo
+
+.PHONY: demo test lab readme clean setup
+.DEFAULT_GOAL := demo
+
+setup: .venv/.installed
+
+# made anew only when what it depends on has changed
+.venv/.installed: pyproject.toml tools/setup.py
+	@$(PYTHON) tools/setup.py
+
+demo: setup
+	@mkdir -p $(RUN)
+	@echo "demo: running nbs/04_train.ipynb on data/demo_barcodes.csv.gz (its first lines come in about 20 seconds)"
+	@$(BIN)/papermill nbs/04_train.ipynb $(RUN)/04_train.ipynb -p preset demo -p dataset demo \
+	    --no-progress-bar --stdout-file - --stderr-file -
+	@echo "demo: the executed notebook is $(RUN)/04_train.ipynb; its results:"
+	@$(PY) -m barcodemae.knn $(RUN)
+
+test: setup
+	@$(PY) tools/check.py
+
+lab: setup
+	@echo "lab: opening nbs/index.ipynb"
+	@$(BIN)/jupyter lab nbs/index.ipynb
+
+readme: setup
+	@$(PY) tools/readme.py
+
+clean:
+	rm -rf .venv cache .pytest_cache .hypothesis *.egg-info build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

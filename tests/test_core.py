@@ -1,0 +1,297 @@
+"""Guards for barcodemae.core: settings, errors, atomic writes, probing. What teaches something stands in nbs/00_core.ipynb."""
+import errno, json, os, signal, subprocess, sys, textwrap, time
+from pathlib import Path
+
+import numpy as np, pytest, torch
+from hypothesis import given, strategies as st
+
+from barcodemae import core
+from barcodemae.core import InputError, atomic_path, find_dataset, load_settings, probe_compute, read_json, write_json
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch):
+    "The machine's own BARCODEMAE_* must not reach these tests."
+    for key in [k for k in os.environ if k.startswith('BARCODEMAE_')]: monkeypatch.delenv(key)
+
+
+@pytest.fixture
+def project(tmp_path):
+    "A project folder with a settings.ini to be filled, and a folder deep inside."
+    (tmp_path/'nbs/experiments').mkdir(parents=True)
+    def write(text):
+        (tmp_path/'settings.ini').write_text(textwrap.dedent(text))
+        return tmp_path
+    return write
+
+
+# settings
+
+def test_settings_found_from_a_subfolder(project, monkeypatch):
+    root = project("""
+        [paths]
+        runs = big/runs
+        cache = /elsewhere/cache
+        [datasets]
+        mine = ../mine.csv
+        [defaults]
+        dataset = mine
+        """)
+    monkeypatch.chdir(root/'nbs/experiments')
+    s = load_settings()
+    assert s.root == root and s.runs == root/'big/runs' and s.cache == Path('/elsewhere/cache')
+    assert s.data == root/'data' and s.dataset == 'mine' and s.device == 'auto'
+    assert s.datasets == {'demo': root/'data/demo_barcodes.csv.gz', 'mine': root.parent/'mine.csv'}
+
+
+def test_defaults_without_settings(tmp_path):
+    s = load_settings(tmp_path)
+    if s.root == tmp_path: assert s.runs == tmp_path/'runs' and s.dataset == 'demo'
+
+
+def test_environment_goes_first(project, monkeypatch):
+    root = project('[paths]\nruns = a\n[datasets]\ncoi-mini = x.csv\n')
+    for k, v in dict(RUNS='/big/b', DEVICE='cpu', DATASET='coi-mini', COI_MINI='y.csv', FIGURES='', CACHE='~/c').items():
+        monkeypatch.setenv(f'BARCODEMAE_{k}', v)
+    s = load_settings(root)
+    assert (s.runs, s.device, s.dataset) == (Path('/big/b'), 'cpu', 'coi-mini')
+    assert s.datasets['coi-mini'] == root/'y.csv' and s.figures == root/'figures' and s.cache == Path.home()/'c'
+
+
+def test_another_programs_settings_are_passed_over(project):
+    root = project('[paths]\nruns = a\n')
+    (root/'nbs/settings.ini').write_text('[DEFAULT]\nlib_name = other\n')
+    assert load_settings(root/'nbs').root == root
+
+
+@pytest.mark.parametrize('text, record, mend', [
+    ('[paths]\nrun = x\n', '[paths] run', 'runs'),
+    ('[paths]\n[default]\n', '[default]', '[defaults]'),
+    ('[paths]\nruns =\n', '[paths] runs', 'write one'),
+    ('runs = x\n', 'line 1', '[paths]'),
+    ('[paths]\nruns = a\nruns = b\n', 'line 3', '[paths]'),
+    ('[paths]\nno equals sign here\n', 'line', 'key = value'),
+])
+def test_bad_settings_name_file_key_and_mend(project, text, record, mend):
+    root = project(text)
+    with pytest.raises(InputError) as error: load_settings(root)
+    assert error.value.file == root/'settings.ini' and record in error.value.record and mend in error.value.mend
+
+
+def test_find_dataset(project, monkeypatch):
+    root = project('[datasets]\nmine = here.csv\ngone = gone.csv\n')
+    (root/'here.csv').write_text('x')
+    (root/'nbs/near.csv').write_text('x')
+    monkeypatch.chdir(root/'nbs')
+    assert find_dataset('mine') == find_dataset('here.csv') == root/'here.csv'
+    assert find_dataset('near.csv') == root/'nbs/near.csv' and find_dataset(root/'nbs') == root/'nbs'
+    with pytest.raises(InputError, match='BARCODEMAE_GONE'): find_dataset('gone')
+    with pytest.raises(InputError, match='demo, mine, gone'): find_dataset('nothing.csv')
+
+
+# errors
+
+@given(*[st.one_of(st.none(), st.text(min_size=1))]*3)
+def test_input_error_says_all_it_knows(file, record, mend):
+    text = str(InputError('bad', file, record, mend))
+    assert all(part in text for part in (file, record, mend, 'bad') if part)
+    assert 'None' not in text or 'None' in f'{file}{record}{mend}'
+
+
+def test_input_error_survives_pickling():
+    import pickle
+    error = InputError('bad', file='a.csv', record='line 3', mend='mend it')
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == str(error) == 'a.csv: line 3: bad. Mend: mend it' and again.record == 'line 3'
+
+
+# atomic writes
+
+def content(folder): return {str(p.relative_to(folder)): p.read_text() for p in folder.rglob('*') if p.is_file()}
+
+
+def write_folder(path, text):
+    path.mkdir()
+    (path/'a').write_text(text)
+    (path/'b').write_text(text)
+
+
+@pytest.mark.parametrize('write', [lambda p, text: p.write_text(text), write_folder], ids=['file', 'folder'])
+@pytest.mark.parametrize('fault', [RuntimeError('broke'), KeyboardInterrupt(), OSError(errno.ENOSPC, 'No space left on device')], ids=['error', 'interrupt', 'full disk'])
+def test_failure_keeps_the_old(tmp_path, write, fault):
+    path = tmp_path/'sub/thing'
+    for text in ('old', 'new'):
+        with atomic_path(path) as temp: write(temp, text)
+    before = content(tmp_path)
+    with pytest.raises(InputError if isinstance(fault, OSError) else type(fault)) as error:
+        with atomic_path(path) as temp:
+            assert temp.parent == path.parent and temp.suffix == path.suffix
+            write(temp, 'newer')
+            raise fault
+    assert content(tmp_path) == before and set(before.values()) == {'new'}
+    assert [p.name for p in path.parent.iterdir()] == ['thing']
+    if isinstance(fault, OSError): assert error.value.file == path and 'settings.ini' in error.value.mend
+
+
+def test_full_disk_seen_when_flushed(tmp_path, monkeypatch):
+    write_json(tmp_path/'a.json', 1)
+    def full(fd): raise OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(InputError, match='no space left'): write_json(tmp_path/'a.json', 2)
+    assert content(tmp_path) == {'a.json': '1\n'}
+
+
+def test_full_disk_under_another_name(tmp_path, monkeypatch):
+    "torch.save turns a full disk into a RuntimeError."
+    monkeypatch.setattr(core.shutil, 'disk_usage', lambda p: type('usage', (), {'free': 0}))
+    with pytest.raises(InputError, match='no space left'):
+        with atomic_path(tmp_path/'w.pt'): raise RuntimeError('PytorchStreamWriter failed writing file')
+    assert content(tmp_path) == {}
+
+
+@pytest.mark.parametrize('kind', ['file', 'folder'])
+def test_folder_move_that_fails_puts_the_old_back(tmp_path, monkeypatch, kind):
+    path = tmp_path/'store'
+    with atomic_path(path) as temp: write_folder(temp, 'old')
+    real = os.replace
+    def broken(a, b):
+        if Path(b) == path and Path(a).name.startswith('.tmp-'): raise OSError(errno.EIO, 'Input/output error')
+        return real(a, b)
+    monkeypatch.setattr(os, 'replace', broken)
+    with pytest.raises(OSError, match='Input/output'):
+        with atomic_path(path) as temp: write_folder(temp, 'new') if kind == 'folder' else temp.write_text('new')
+    assert content(tmp_path) == {'store/a': 'old', 'store/b': 'old'}
+
+
+def test_file_does_not_replace_a_folder(tmp_path):
+    write_folder(tmp_path/'store', 'old')
+    with pytest.raises(OSError):
+        with atomic_path(tmp_path/'store') as temp: temp.write_text('new')
+    assert content(tmp_path) == {'store/a': 'old', 'store/b': 'old'}
+
+
+@pytest.mark.parametrize('kind', ['file', 'folder'])
+def test_kill_while_writing_keeps_the_old(tmp_path, kind):
+    path = tmp_path/'thing'
+    with atomic_path(path) as temp: temp.write_text('old') if kind == 'file' else write_folder(temp, 'old')
+    before = content(tmp_path)
+    code = f"""
+        import time
+        from pathlib import Path
+        from barcodemae.core import atomic_path
+        with atomic_path(Path({str(path)!r})) as temp:
+            if {kind == 'folder'}: temp.mkdir(); (temp/'a').write_text('half')
+            else: temp.write_text('half')
+            print('writing', flush=True)
+            time.sleep(60)"""
+    child = subprocess.Popen([sys.executable, '-c', textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == 'writing\n'
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    left = [p for p in tmp_path.iterdir() if p.name.startswith('.tmp-')]
+    assert len(left) == 1 and {k: v for k, v in content(tmp_path).items() if not k.startswith('.tmp-')} == before
+    # the next writer clears it away, once it is old enough to be nobody's
+    os.utime(left[0], (time.time() - 2*86400,)*2)
+    with atomic_path(path) as temp: temp.write_text('new') if kind == 'file' else write_folder(temp, 'new')
+    assert set(content(tmp_path).values()) == {'new'} and len(list(tmp_path.iterdir())) == 1
+
+
+def test_writers_at_the_same_time(tmp_path):
+    "Two processes put their folder onto one name again and again: it is always whole at the end, with no debris."
+    code = f"""
+        import os
+        from pathlib import Path
+        from barcodemae.core import atomic_path
+        for i in range(60):
+            with atomic_path(Path({str(tmp_path/'store')!r})) as temp:
+                temp.mkdir()
+                for n in 'ab': (temp/n).write_text(f'{{os.getpid()}} {{i}}')"""
+    children = [subprocess.Popen([sys.executable, '-c', textwrap.dedent(code)], stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [c.communicate()[1] for c in children]
+    assert [c.returncode for c in children] == [0, 0], errors
+    found = content(tmp_path)
+    assert set(found) == {'store/a', 'store/b'} and len(set(found.values())) == 1
+
+
+# JSON
+
+def test_json_takes_numpy_torch_and_paths(tmp_path):
+    write_json(tmp_path/'a.json', dict(a=np.float32(1.5), b=np.arange(3), c=torch.tensor([1., 2.]), d=Path('x/y'), e=torch.bfloat16, f='ä'))
+    assert read_json(tmp_path/'a.json') == dict(a=1.5, b=[0, 1, 2], c=[1., 2.], d='x/y', e='torch.bfloat16', f='ä')
+
+
+def test_json_refuses_what_it_does_not_know(tmp_path):
+    write_json(tmp_path/'a.json', {'a': 1})
+    with pytest.raises(TypeError, match='object'): write_json(tmp_path/'a.json', {'a': object()})
+    assert json.loads((tmp_path/'a.json').read_text()) == {'a': 1}
+
+
+@pytest.mark.parametrize('text', [None, '', '{"a": '])
+def test_json_absent_or_broken(tmp_path, text):
+    if text is not None: (tmp_path/'a.json').write_text(text)
+    with pytest.raises(InputError) as error: read_json(tmp_path/'a.json')
+    assert error.value.file == tmp_path/'a.json' and error.value.mend
+
+
+# device, seeds, records
+
+def test_probe_compute():
+    compute = probe_compute('cpu')
+    assert compute.device.type == 'cpu' and compute.dtype in (torch.float32, torch.bfloat16) and probe_compute('cpu') == compute
+    x = torch.ones(2, 2)
+    with compute.autocast(): assert (x @ x).dtype == compute.dtype
+    assert 'cpu' in compute.name
+
+
+@pytest.mark.parametrize('device', ['cuda:99', 'abacus'])
+def test_probe_compute_without_such_a_device(device):
+    with pytest.raises(InputError, match='BARCODEMAE_DEVICE'): probe_compute(device)
+
+
+@pytest.mark.parametrize('gain, dtype', [(1.4, torch.float32), (1.6, torch.bfloat16)])
+def test_precision_follows_the_measurement(monkeypatch, gain, dtype):
+    monkeypatch.setattr(core, 'matmul_gflops', lambda device, dtype, n: gain if dtype == torch.bfloat16 else 1.)
+    assert core._measured_dtype.__wrapped__(torch.device('cpu')) == dtype
+
+
+def test_seeds():
+    def draw(): return torch.rand(3).tolist(), np.random.rand(3).tolist()
+    core.seed_everything(1); one = draw()
+    core.seed_everything(2); two = draw()
+    core.seed_everything(1)
+    assert draw() == one != two
+
+
+def test_machine_record(tmp_path):
+    record = core.machine_record()
+    write_json(tmp_path/'m.json', record)
+    assert record['cores'] >= 1 and record['torch'] == torch.__version__ and record['time'].endswith('+00:00')
+    assert record['commit'] is None or len(record['commit'].removesuffix('-dirty')) == 40
+
+
+# the library alone
+
+def test_library_imports_without_notebook_tools():
+    "Every module of the package, in a process where the notebook tools cannot be imported."
+    code = """
+        import importlib, pkgutil, sys
+        class Block:
+            names = set('nbdev execnb matplotlib seaborn plotly jupyter jupyterlab notebook IPython ipykernel papermill nbconvert nbformat '
+                        'nbclient tensorboard umap openTSNE pytest hypothesis piqtree jupytext ipywidgets'.split())
+            def find_spec(self, name, path=None, target=None):
+                if name.split('.')[0] in self.names: raise ModuleNotFoundError(f'No module named {name!r} (blocked)', name=name)
+        sys.meta_path.insert(0, Block())
+        import barcodemae
+        names = [m.name for m in pkgutil.iter_modules(barcodemae.__path__)]
+        assert 'core' in names
+        for name in names:
+            if name != '__main__': importlib.import_module(f'barcodemae.{name}')
+        print('imported', *names)"""
+    done = subprocess.run([sys.executable, '-c', textwrap.dedent(code)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_nbdev_test_without_nbdev_says_what_to_install():
+    code = "import sys; sys.modules['nbdev'] = None; from barcodemae._nbdev import nbdev_test; nbdev_test()"
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 1 and "pip install 'barcodemae[notebooks]'" in done.stderr and 'Traceback' not in done.stderr

@@ -1,0 +1,73 @@
+"""Guards for the repository as a whole."""
+import ast, configparser, json, re, subprocess, tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
+ids = lambda p: str(p.relative_to(ROOT))
+
+
+def cells(path, kind): return [''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == kind]
+
+
+def exported_module(path):
+    found = [m.group(1) for c in cells(path, 'code') if (m := re.search(r'^#\|\s*default_exp\s+(\S+)', c, flags=re.M))]
+    return found[0] if found else None
+
+
+def tracked():
+    done = subprocess.run(['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode: pytest.skip('not a git repository')
+    return [ROOT/name for name in done.stdout.split('\0') if name and (ROOT/name).is_file()]
+
+
+def test_nothing_big_in_git():
+    big = {ids(p): p.stat().st_size for p in tracked() if p.stat().st_size > 1_500_000}
+    assert not big
+
+
+def test_nothing_made_by_runs_in_git():
+    assert not [ids(p) for p in tracked() if p.suffix in ('.safetensors', '.pt') or p.relative_to(ROOT).parts[0] in ('runs', 'cache', '.venv')]
+
+
+def test_every_module_has_its_notebook_and_its_line_in_the_readme():
+    modules = {exported_module(p): p for p in NOTEBOOKS if exported_module(p)}
+    assert len(modules) == sum(exported_module(p) is not None for p in NOTEBOOKS), 'two notebooks export one module'
+    made = {p.stem for p in (ROOT/'barcodemae').glob('*.py') if not p.stem.startswith('_')}
+    assert made == set(modules), 'modules without notebook, or notebooks not exported'
+    readme = (ROOT/'README.md').read_text(encoding='utf-8')
+    missing = [name for name, p in modules.items() if f'`barcodemae.{name}`' not in readme or p.name not in readme]
+    assert not missing, f'not listed in nbs/index.ipynb: {missing}'
+
+
+def test_experiments_export_nothing():
+    assert not [ids(p) for p in NOTEBOOKS if 'experiments' in p.parts and exported_module(p)]
+
+
+def test_modules_do_not_import_upwards():
+    "A module imports only those whose notebook has a smaller number."
+    order = {exported_module(p): p.name for p in NOTEBOOKS if exported_module(p)}
+    for name, notebook in order.items():
+        tree = ast.parse((ROOT/f'barcodemae/{name}.py').read_text(encoding='utf-8'))
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.ImportFrom): continue
+            base = (node.module or '').removeprefix('barcodemae').strip('.')
+            if not (node.level or (node.module or '').startswith('barcodemae')): continue
+            for used in [base.split('.')[0]] if base else [a.name for a in node.names]:
+                if used in order: assert order[used] < notebook, f'{name} imports {used}'
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=ids)
+def test_outputs_name_no_place_on_this_machine(path):
+    outputs = json.dumps([c.get('outputs') for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code'])
+    assert not re.findall(r'(?<![\w/.:])/(?:home|Users|root)/[\w./-]+', outputs)
+    assert str(ROOT) not in outputs and tempfile.gettempdir() + '/' not in outputs
+
+
+def test_settings_in_the_repository_are_read(monkeypatch):
+    from barcodemae.core import load_settings
+    ini = configparser.ConfigParser()
+    ini.read(ROOT/'settings.ini')
+    assert load_settings(ROOT/'nbs').root == ROOT and set(ini['datasets']) == set(load_settings(ROOT).datasets)

@@ -1,0 +1,171 @@
+"""Guards for barcodemae.store: packing, whole or nothing, several processes at once."""
+import errno, json, os, signal, subprocess, sys, time
+
+import numpy as np, polars as pl, pytest
+from hypothesis import given, settings, strategies as st
+
+from barcodemae import store as store_module
+from barcodemae.clean import CleanConfig
+from barcodemae.core import InputError
+from barcodemae.store import PAD, WIDTH, BarcodeStore, load_dataset, pack, prepare, unpack
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    for key in [k for k in os.environ if k.startswith('BARCODEMAE_')]: monkeypatch.delenv(key)
+    monkeypatch.setenv('BARCODEMAE_CACHE', str(tmp_path/'cache'))
+
+
+def barcode(i, n=200): return ''.join(np.random.default_rng(i).choice(list('ACGT'), n))
+
+@pytest.fixture
+def source(tmp_path):
+    "A table with a repeat, a missing barcode and partitions."
+    rows = [(f'P{i}', 'Aedes' if i % 2 else '', 'train' if i < 6 else 'test_unseen', f'BOLD:A{i}', barcode(i % 9)) for i in range(10)]
+    rows.append(('P10', 'Culex', 'train', '', 'no_data'))
+    path = tmp_path/'moths.csv'
+    path.write_text('processid,genus,split,dna_bin,dna_barcode\n' + ''.join(','.join(r) + '\n' for r in rows))
+    return path
+
+
+# packing
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.text('ACGTN', max_size=WIDTH), max_size=6))
+def test_pack_round_trips(barcodes):
+    bases = pack(barcodes)
+    assert bases.shape == (len(barcodes), WIDTH) and bases.dtype == np.uint8
+    assert ((bases != PAD).sum(1) == [len(b) for b in barcodes]).all()
+    assert unpack(bases) == barcodes
+
+
+@pytest.mark.parametrize('bad', ['acgt', 'ACG-T', 'AC.', 'ACGTR', 'A'*(WIDTH + 1), 'AÄ'])
+def test_pack_refuses(bad):
+    with pytest.raises(InputError, match='can be packed') as e: pack(['ACGT', bad])
+    assert e.value.record == bad[:40]
+
+
+# a store
+
+def test_store_holds_what_was_read(source, tmp_path):
+    s = prepare(source, tmp_path/'s')
+    assert len(s) == 9 and s.name == 'moths' and not s.simulated
+    assert s.splits == {'train': 6, 'test_unseen': 3}
+    assert s.report['missing'] == 1 and s.report['repeats'] == 1 and s.report['rows'] == 11
+    assert s.sequences(range(9)) == [barcode(i) for i in range(9)]
+    assert (s.lengths == 200).all() and s.bases.shape == (9, WIDTH) and isinstance(s.bases, np.memmap)
+    assert s.rows('test_unseen').tolist() == [6, 7, 8] and s.rows('test_unseen').dtype == np.int64
+    assert s.rows().tolist() == s.rows('train', 'test_unseen').tolist() == list(range(9))
+    assert s.labels('genus', [0, 1]).tolist() == ['', 'Aedes'] and s.labels('genus').shape == (9,)
+    assert s.labels('family', [0]).tolist() == [''] and s.labels('dna_bin', s.rows('train')).tolist()[0] == 'BOLD:A0'
+    assert s.table['processid'].to_list() == [f'P{i}' for i in range(9)] and 'dna_barcode' not in s.table.columns
+    assert s.labels('genus', []).shape == (0,) and s.sequences([]) == []
+
+
+def test_missing_partition_and_column(source, tmp_path):
+    s = prepare(source, tmp_path/'s')
+    with pytest.raises(InputError) as e: s.rows('val_unseen')
+    assert e.value.file == str(source) and 'val_unseen' in e.value.message and e.value.mend
+    with pytest.raises(InputError, match="no column 'tribe'"): s.labels('tribe')
+
+
+def test_simulated_is_told_by_the_bin(tmp_path):
+    (tmp_path/'t.csv').write_text(f'processid,dna_bin,dna_barcode\nP1,SIM:AAA0001,{barcode(1)}\n')
+    assert prepare(tmp_path/'t.csv', tmp_path/'s').simulated
+
+
+def test_many_frames_are_one(tmp_path, monkeypatch):
+    monkeypatch.setattr('barcodemae.data.BLOCK', 1000)
+    (tmp_path/'t.csv').write_text('processid,genus,dna_barcode\n' + ''.join(f'P{i},G{i},{barcode(i)}\n' for i in range(50)))
+    s = prepare(tmp_path/'t.csv', tmp_path/'s')
+    assert s.sequences(range(50)) == [barcode(i) for i in range(50)] and s.labels('genus').tolist() == [f'G{i}' for i in range(50)]
+
+
+def test_opens_at_once(source, tmp_path):
+    prepare(source, tmp_path/'s')
+    start = time.perf_counter()
+    BarcodeStore.open(tmp_path/'s').rows('train')
+    assert time.perf_counter() - start < 0.1
+
+
+def test_load_dataset_prepares_once_and_notices_changes(source, monkeypatch):
+    made = []
+    write = store_module._write
+    monkeypatch.setattr(store_module, '_write', lambda *a: (made.append(a[1]), write(*a)))
+    assert load_dataset(source).path == load_dataset(str(source)).path and len(made) == 1
+    load_dataset(source, CleanConfig(min_length=150))
+    source.write_text(source.read_text() + f'P99,Aedes,train,,{barcode(99)}\n')
+    assert len(load_dataset(source)) == 10 and len(made) == 3
+
+
+# whole or nothing
+
+def broken(source, text):
+    source.write_text(source.read_text() + text)
+    return source
+
+@pytest.mark.parametrize('text, record', [('P1,Aedes,train,,' + barcode(50) + '\n', 'P1'), ('COX1,,train,,MFINRWLFSTNHKDIG\n', 'COX1')])
+def test_bad_data_leaves_nothing(source, tmp_path, text, record):
+    with pytest.raises(InputError) as e: prepare(broken(source, text), tmp_path/'out'/'s')
+    assert e.value.file == source and e.value.record == record and e.value.mend
+    assert [p.name for p in (tmp_path/'out').iterdir() if not p.name.startswith('.lock')] == []
+
+
+@pytest.mark.parametrize('error', [OSError(errno.ENOSPC, 'No space left on device'), KeyboardInterrupt()])
+def test_old_store_survives(source, tmp_path, monkeypatch, error):
+    old = prepare(source, tmp_path/'s')
+    def fails(bases): raise error
+    monkeypatch.setattr(store_module, 'pack', fails)
+    with pytest.raises(InputError if isinstance(error, OSError) else KeyboardInterrupt) as e: prepare(source, tmp_path/'s')
+    if isinstance(error, OSError): assert 'no space left' in str(e.value) and e.value.mend
+    assert BarcodeStore.open(tmp_path/'s').sequences([3]) == old.sequences([3])
+
+
+def test_damaged_store_is_told(source, tmp_path):
+    s = prepare(source, tmp_path/'s')
+    content = (s.path/'bases.npy').read_bytes()
+    (s.path/'bases.npy').write_bytes(content[:-700])
+    with pytest.raises(InputError, match='damaged') as e: BarcodeStore.open(s.path)
+    assert e.value.file == s.path and e.value.mend
+
+
+def test_unlike_the_published_counts_warns_every_time(source, tmp_path):
+    path = source.rename(tmp_path/'BIOSCAN_5M_Insect_Dataset_metadata.csv')
+    with pytest.warns(UserWarning, match='not the partitions of BIOSCAN-5M'): prepare(path, tmp_path/'s')
+    with pytest.warns(UserWarning, match='not the partitions of BIOSCAN-5M'): BarcodeStore.open(tmp_path/'s')
+
+
+SLOW = """
+import sys, time
+from barcodemae import store
+write = store.pack
+def slow(barcodes):
+    print('writing', flush=True)
+    time.sleep(float(sys.argv[2]))
+    return write(barcodes)
+store.pack = slow
+print(len(store.load_dataset(sys.argv[1])), flush=True)
+"""
+
+def start(source, seconds): return subprocess.Popen([sys.executable, '-c', SLOW, str(source), str(seconds)], stdout=subprocess.PIPE, text=True)
+
+def test_killed_then_two_at_once(source, tmp_path):
+    "kill -9 while writing leaves no store; two processes that want the same store write it once and both get it."
+    killed = start(source, 60)
+    others = []
+    try:
+        assert killed.stdout.readline() == 'writing\n'
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        stores = tmp_path/'cache'/'stores'
+        assert not [p for p in stores.iterdir() if not p.name.startswith('.')]
+        others = [start(source, 1) for _ in range(2)]
+        said = [p.communicate(timeout=120)[0] for p in others]
+    finally:
+        for p in [killed, *others]: p.kill()
+    assert sorted(said) == ['9\n', 'writing\n9\n']
+    assert len([p for p in stores.iterdir() if not p.name.startswith('.')]) == 1 and len(load_dataset(source)) == 9
+
+
+def test_too_wide(source):
+    with pytest.raises(InputError, match='660'): prepare(source, config=CleanConfig(max_length=700))
