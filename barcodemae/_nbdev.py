@@ -1,11 +1,10 @@
-"""The console command `nbdev_test`: another name for nbdev's own `nbdev-test`. Written by hand, not from a notebook."""
+"""The console command `nbdev_test`: another name for nbdev's own `nbdev-test`, with its arguments. Written by hand, not from a notebook."""
 
+# The script must call nbdev's function itself: called from any other module than a script, it reads no command line.
+try: from nbdev.test import nbdev_test
+except ImportError as error:
+    why = str(error)
 
-def nbdev_test():
-    "Run every code cell of the notebooks; takes nbdev-test's own arguments."
-    try:
-        from nbdev.test import nbdev_test as command
-    except ImportError as error:
-        raise SystemExit("nbdev_test: nbdev is not installed here. Mend: pip install 'barcodemae[notebooks]'"
-                         f" (the import said: {error})")
-    return command()
+    def nbdev_test():
+        "Say what is missing."
+        raise SystemExit(f"nbdev_test: nbdev is not installed here ({why}). Mend: pip install 'barcodemae[notebooks]'")

@@ -29,20 +29,21 @@ def _no_kmer(bases, rows, names, k):
 def embed(encoder:BarcodeEncoder, # in evaluation mode afterwards
           bases:np.ndarray, # (N, L) packed bases
           names=None, # (N,) what to call a barcode in an error
-          batch_size:int=256, layer:int=-1, # see `BarcodeEncoder.embed`
+          batch_size:int=128, all_layers=False, # see `BarcodeEncoder.embed`
           compute=None, # where and in which precision, by probing when absent
-          desc='embed') -> np.ndarray: # (N, D) float32
-    "One vector a barcode. Raises `InputError` for a barcode without k-mer."
+          desc='embed') -> np.ndarray: # (N, D) float32, or (N, layers + 1, D)
+    "One vector a barcode, or one a layer. Raises `InputError` for a barcode without k-mer."
     compute, k = compute or probe_compute(load_settings().device), encoder.config.k
     encoder.eval().to(compute.device)
     lengths = (np.asarray(bases) != PAD).sum(1)
-    order, out = np.argsort(-lengths, kind='stable'), np.zeros((len(bases), encoder.config.hidden_size), np.float32)
-    empty = []
+    shape = (encoder.config.num_hidden_layers + 1,) if all_layers else ()
+    out = np.zeros((len(bases), *shape, encoder.config.hidden_size), np.float32)
+    order, empty = np.argsort(-lengths, kind='stable'), []
     with progress(total=len(bases), desc=desc, unit='barcodes') as bar:
-        for rows in np.split(order, range(batch_size, len(order), batch_size)):
-            length = max(k, min(MAX_LENGTH, -(-int(lengths[rows[0]]) // k) * k) if len(rows) else k)
+        for rows in (order[i:i + batch_size] for i in range(0, len(order), batch_size)):
+            length = max(k, min(MAX_LENGTH, -(-int(lengths[rows[0]]) // k) * k))
             ids, mask = kmer_ids(torch.from_numpy(np.ascontiguousarray(bases[rows, :length])).to(compute.device), k)
-            with compute.autocast(): vectors = encoder.embed(ids, mask, layer)
+            with compute.autocast(): vectors = encoder.embed(ids, mask, all_layers)
             out[rows] = vectors.cpu().numpy()
             empty += rows[~(mask & (ids >= FIRST_KMER)).any(1).cpu().numpy()].tolist()
             bar.update(len(rows))
@@ -71,7 +72,7 @@ def nearest(query, # (Q, D) vectors, dense or sparse
             reference, # (R, D)
             n:int=1, # how many neighbours
             block:int=4096, device='cpu', desc='') -> tuple: # rows (Q, n) int64 and cosine similarity (Q, n), best first
-    "Exact nearest references by cosine; the first of equals wins. Raises `ValueError` where `n` exceeds the references."
+    "Exact nearest references by cosine; of equally near ones any. Raises `ValueError` where `n` exceeds the references."
     Q, R = query.shape[0], reference.shape[0]
     if not 1 <= n <= R: raise ValueError(f'{n} neighbours of {R} references')
     rows, sims = np.zeros((Q, n), np.int64), np.full((Q, n), -2, np.float32)
@@ -113,7 +114,8 @@ UNSEEN = ('test_unseen', 'val_unseen', 'key_unseen')
 
 def query_rows(store, query):
     "Rows of a query: a split's name, or 'unseen' for all unseen splits together."
-    return store.rows(*(s for s in (UNSEEN if query == 'unseen' else (query,)) if s in store.splits))
+    there = [s for s in (UNSEEN if query == 'unseen' else (query,)) if s in store.splits]
+    return store.rows(*there) if there else np.zeros(0, np.int64)
 
 def knn_rows(method, vectors, # what to call it; row numbers -> vectors
              store, rank='genus', queries=QUERIES, ks=(1,), device='cpu') -> list: # rows of the result contract
@@ -139,7 +141,7 @@ def untrained_encoder(config, seed:int=0) -> BarcodeEncoder:
 
 def methods(encoder:BarcodeEncoder, store, seed=0, compute=None) -> dict: # name -> function of row numbers
     "The model and its three controls."
-    names = store.table['processid'].to_numpy()
+    names = store.column('processid').to_numpy()
     def embedder(net, desc): return lambda rows: embed(net, store.bases[rows], names[rows], compute=compute, desc=desc)
     return dict(model=embedder(encoder, 'trained encoder'), untrained=embedder(untrained_encoder(encoder.config, seed), 'untrained encoder'),
                 kmer4=lambda rows: kmer_counts(store.bases[rows], 4), kmer6=lambda rows: kmer_counts(store.bases[rows], 6))
@@ -172,13 +174,13 @@ def readings(encoder:BarcodeEncoder, store, seed=0, compute=None, fit=2000, # pr
     "Genus 1-NN for each layer, plain and whitened, of the encoder and of an untrained one."
     compute, found = compute or probe_compute(load_settings().device), []
     sample = np.random.default_rng(seed).permutation(store.rows('pretrain'))[:fit]
+    rows = np.union1d(store.rows('train'), query_rows(store, query))
     for method, net in dict(model=encoder, untrained=untrained_encoder(encoder.config, seed)).items():
-        for layer in range(encoder.config.num_hidden_layers + 1):
-            def plain(rows): return embed(net, store.bases[rows], layer=layer, compute=compute, desc=f'{method}, layer {layer}')
-            mean, matrix = whitening(plain(np.sort(sample)))
-            rows = np.union1d(store.rows('train'), query_rows(store, query)); matrix_rows = plain(rows)
+        clouds = [embed(net, store.bases[r], all_layers=True, compute=compute, desc=f'{method}, all layers') for r in (np.sort(sample), rows)]
+        for layer in range(clouds[0].shape[1]):
+            mean, matrix = whitening(clouds[0][:, layer])
             for whitened in (False, True):
-                x = (matrix_rows - mean) @ matrix if whitened else matrix_rows
+                x = (clouds[1][:, layer] - mean) @ matrix if whitened else clouds[1][:, layer]
                 found += [dict(row, layer=layer, whitened=whitened) for row in
                           knn_rows(method, lambda some: x[np.searchsorted(rows, some)], store, 'genus', (query,), device=compute.device)]
     return found

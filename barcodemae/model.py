@@ -66,15 +66,15 @@ class BarcodeEncoder(BertModel):
 
     def embed(self, input_ids, # (B, T) token ids
               attention_mask,  # (B, T) 1 where there is a token
-              layer:int=-1     # which layer's vectors: 0 is the embedding layer, -1 the last
-             ) -> torch.Tensor: # (B, D) float32; zeros for a barcode without a single k-mer
+              all_layers=False # of every layer, beginning with the embedding layer, and not of the last alone?
+             ) -> torch.Tensor: # (B, D) float32, or (B, layers + 1, D); zeros for a barcode without a single k-mer
         "Mean over a barcode's k-mers (paper §2.2.2)."
-        states = self(input_ids, attention_mask=attention_mask, output_hidden_states=layer != -1)
-        hidden = states.last_hidden_state if layer == -1 else states.hidden_states[layer]
+        out = self(input_ids, attention_mask=attention_mask, output_hidden_states=all_layers)
         counted = attention_mask.bool()
         if not self.config.pool_unknown: counted = counted & (input_ids >= FIRST_KMER)
         weight = counted.float()[..., None]                                     # (B, T, 1)
-        return (hidden.float() * weight).sum(1) / weight.sum(1).clamp(min=1)
+        mean = lambda hidden: (hidden.float() * weight).sum(1) / weight.sum(1).clamp(min=1)
+        return torch.stack([mean(h) for h in out.hidden_states], 1) if all_layers else mean(out.last_hidden_state)
 
 # %% ../nbs/03_model.ipynb #a94f330d
 @dataclass
@@ -124,6 +124,7 @@ class BarcodeMAEForPreTraining(PreTrainedModel):
         self.encoder, width = BarcodeEncoder(config), config.hidden_size
         if config.variant != 'encoder_only':
             self.decoder = BertModel(decoder_config(config), add_pooling_layer=False)
+            if config.variant == 'mae_with_mask': self.decoder.set_input_embeddings(None)  # it is never given [MASK]
             width = self.decoder.config.hidden_size
             self.projection = nn.Identity() if width == config.hidden_size else nn.Linear(config.hidden_size, width)
         self.head = nn.Linear(width, 4**config.k)

@@ -4,7 +4,7 @@
 __all__ = ['LETTERS', 'PAD', 'WIDTH', 'pack', 'unpack', 'BarcodeStore', 'prepare', 'load_dataset']
 
 # %% ../nbs/01c_store.ipynb #99fa8916
-import dataclasses, functools, hashlib, json
+import dataclasses, hashlib, json
 from contextlib import nullcontext
 from pathlib import Path
 import numpy as np, polars as pl
@@ -32,6 +32,7 @@ def pack(
         raise InputError(f'only A, C, G, T and N and at most {WIDTH} of them can be packed', record=str(bad[0])[:40], mend='clean it first')
     return bases.reshape(-1, WIDTH) # (N, 660)
 
+# %% ../nbs/01c_store.ipynb #1d5bb075
 def unpack(
     bases, # (N, 660) uint8 codes
 ) -> list: # of str
@@ -41,7 +42,7 @@ def unpack(
     width = bases.shape[1]
     return [text[i:i+width].rstrip('.') for i in range(0, len(text), width)]
 
-# %% ../nbs/01c_store.ipynb #6a93e70a
+# %% ../nbs/01c_store.ipynb #9026dfab
 class BarcodeStore:
     "A prepared data set: `bases` (N, 660) codes on disk, `lengths` (N,), `table` of labels, `report` of the cleaning."
     def __init__(self, path):
@@ -52,10 +53,10 @@ class BarcodeStore:
         try:
             self.bases = np.load(self.path/'bases.npy', mmap_mode='r') # (N, 660) uint8
             self.lengths = np.load(self.path/'lengths.npy') # (N,) uint16
-        except (OSError, ValueError) as e: raise InputError(f'the store is damaged ({e})', file=self.path, mend='delete this folder; it is made anew') from e
+            if not len(self) == len(self.bases) == len(self.lengths): raise ValueError('rows are lacking')
+        except (OSError, ValueError) as e:
+            raise InputError(f'the store is damaged ({e})', file=self.path, mend='delete this folder; it is made anew') from e
         if self.meta['published']: check_partitions(pl.DataFrame(self.meta['partitions']), self.meta['published'])
-        if not len(self) == len(self.bases) == len(self.lengths): raise InputError('the store is damaged (rows are lacking)', file=self.path,
-            mend='delete this folder; it is made anew')
 
     @classmethod
     def open(cls, path): return cls(path)
@@ -65,19 +66,23 @@ class BarcodeStore:
     def __repr__(self): return f"BarcodeStore {self.name}{' (simulated)' if self.simulated else ''}: {len(self):,} barcodes, " + ', '.join(
         f'{s} {n:,}' for s, n in self.splits.items())
 
-    @functools.cached_property
-    def table(self) -> pl.DataFrame: # N rows, all columns but dna_barcode
-        "All labels, read the first time that they are asked for."
-        return pl.read_ipc(self.path/'table.arrow')
+# %% ../nbs/01c_store.ipynb #33d5c652
+@patch(as_prop=True)
+def table(self:BarcodeStore) -> pl.DataFrame: # N rows, all columns but dna_barcode
+    "All labels, read once. One column alone comes faster from `column`."
+    if not hasattr(self, '_table'): self._table = pl.read_ipc(self.path/'table.arrow')
+    return self._table
 
-    @functools.cache
-    def column(self, name) -> pl.Series: # N values
-        "One column of labels. `InputError` where there is no such column."
-        if name not in COLUMNS or name == 'dna_barcode': raise InputError(f"no column '{name}'", file=self.path,
-            mend=f"name one of {', '.join(RANKS)}, dna_bin, split, …")
-        return pl.scan_ipc(self.path/'table.arrow').select(name).collect().to_series()
+@patch
+def column(self:BarcodeStore,
+    name, # one of `COLUMNS` but dna_barcode
+) -> pl.Series: # N values
+    "One column of labels. `InputError` where there is no such column."
+    if name not in COLUMNS or name == 'dna_barcode': raise InputError(f"no column '{name}'", file=self.path,
+        mend=f"name one of {', '.join(RANKS)}, dna_bin, split")
+    return pl.scan_ipc(self.path/'table.arrow').select(name).collect().to_series()
 
-# %% ../nbs/01c_store.ipynb #9026dfab
+# %% ../nbs/01c_store.ipynb #94cc74bb
 @patch
 def rows(self:BarcodeStore,
     *splits, # names of partitions; all rows where none is named
@@ -85,7 +90,7 @@ def rows(self:BarcodeStore,
     "Row numbers of the barcodes in these partitions, ascending. `InputError` for a partition without barcodes."
     need_splits(self.splits, splits, file=self.meta['source'])
     if not splits: return np.arange(len(self))
-    return np.flatnonzero(self.column('split').is_in(splits).fill_null(False).to_numpy())
+    return np.flatnonzero(self.column('split').fill_null('(none)').is_in(splits).to_numpy())
 
 @patch
 def sequences(self:BarcodeStore,
@@ -104,16 +109,22 @@ def labels(self:BarcodeStore,
     if rows is not None: values = values[np.asarray(rows, np.int64)]
     return values.cast(pl.String).fill_null('').to_numpy().astype(str)
 
-# %% ../nbs/01c_store.ipynb #81b8eab6
+# %% ../nbs/01c_store.ipynb #a628b922
 def _write_header(f, n):
     "Header of a .npy file of (n, 660) uint8 at the beginning of `f`; it takes the same room for any n."
     f.seek(0)
     np.lib.format.write_array_header_1_0(f, dict(descr='|u1', fortran_order=False, shape=(n, WIDTH)))
 
+def _join(parts, out):
+    "Join the label frames in the folder `parts` into one file, and remove them."
+    pl.scan_ipc(parts/'*.arrow').sink_ipc(out, compression='lz4')
+    for part in parts.iterdir(): part.unlink()
+    parts.rmdir()
+
+# %% ../nbs/01c_store.ipynb #6187b41d
 def _write_rows(files, temp, config, bar):
-    "Stream `files` into bases.npy, lengths.npy and label parts under `temp`; the report."
-    def done(n):
-        if bar is not None: bar.update(n - bar.n)
+    "Stream `files` into bases.npy, lengths.npy and table.arrow under `temp`; the `CleanReport`."
+    done = (lambda n: bar.update(n - bar.n)) if bar is not None else (lambda n: None) # a tqdm bar is false before it has moved
     cleaner, lengths, parts = Cleaner(config), [], temp/'parts'
     parts.mkdir()
     with open(temp/'bases.npy', 'wb') as f:
@@ -126,35 +137,38 @@ def _write_rows(files, temp, config, bar):
         report = cleaner.report()
         _write_header(f, report.kept)
     np.save(temp/'lengths.npy', np.concatenate(lengths)) # (N,)
-    pl.scan_ipc(parts/'*.arrow').sink_ipc(temp/'table.arrow', compression='lz4')
-    for part in parts.iterdir(): part.unlink()
-    parts.rmdir()
+    _join(parts, temp/'table.arrow')
     return report
 
-# %% ../nbs/01c_store.ipynb #a628b922
+# %% ../nbs/01c_store.ipynb #e6ba0616
 def _name(files):
     "Short name of a data set: that of its file, or of the folder of its files."
     return (files[0] if len(files) == 1 else files[0].absolute().parent).name.split('.')[0]
+
+def _meta(files, config, report, table):
+    "What meta.json holds."
+    published = known_dataset(files[0])
+    simulated = table.select(pl.col('dna_bin').str.starts_with('SIM:').any()).collect().item()
+    return dict(name=_name(files), source=str(files[0] if len(files) == 1 else files[0].parent), simulated=simulated, barcodes=report.kept,
+        config=dataclasses.asdict(config), report=dataclasses.asdict(report), published=published,
+        partitions=count_partitions(table, published).to_dicts())
+
+# %% ../nbs/01c_store.ipynb #75503277
+def _write(files, out, config):
+    "Write the store `out`, whole or not at all. Large sources show a progress bar."
+    size = sum(f.stat().st_size for f in files)
+    bar = progress(total=size, desc=f'preparing {_name(files)}', unit='B') if size > 2**21 else nullcontext()
+    with atomic_path(out) as temp, bar as bar:
+        temp.mkdir()
+        try: report = _write_rows(files, temp, config, bar)
+        except InputError as e: raise InputError(e.message, file=e.file or files[0], record=e.record, mend=e.mend) from e.__cause__
+        write_json(temp/'meta.json', _meta(files, config, report, pl.scan_ipc(temp/'table.arrow')))
 
 def _lock(out):
     out.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(out.with_name(f'.lock-{out.name}'))
 
-def _write(files, out, config):
-    "Write the store `out`, whole or not at all."
-    size = sum(f.stat().st_size for f in files)
-    with atomic_path(out) as temp, progress(total=size, desc=f'preparing {_name(files)}', unit='B') if size > 2**21 else nullcontext() as bar:
-        temp.mkdir()
-        try: report = _write_rows(files, temp, config, bar)
-        except InputError as e: raise InputError(e.message, file=e.file or files[0], record=e.record, mend=e.mend) from e.__cause__
-        table = pl.scan_ipc(temp/'table.arrow')
-        simulated = table.select(pl.col('dna_bin').str.starts_with('SIM:').any()).collect().item()
-        published = known_dataset(files[0])
-        write_json(temp/'meta.json', dict(name=_name(files), source=str(files[0] if len(files) == 1 else files[0].parent), simulated=simulated,
-            barcodes=report.kept, config=dataclasses.asdict(config), report=dataclasses.asdict(report), published=published,
-            partitions=count_partitions(table, published).to_dicts()))
-
-# %% ../nbs/01c_store.ipynb #6187b41d
+# %% ../nbs/01c_store.ipynb #0924fc8f
 def prepare(
     source, # file, folder or list of files, see `scan_barcodes`
     out=None, # folder of the store; in the cache where not given
@@ -168,11 +182,11 @@ def prepare(
     with _lock(out): _write(files, out, config)
     return BarcodeStore(out)
 
-# %% ../nbs/01c_store.ipynb #75503277
+# %% ../nbs/01c_store.ipynb #4121c7b6
 def _cached(files, config):
     "Folder of the store in the cache."
     marks = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    key = json.dumps([marks, dataclasses.asdict(config), WIDTH, 1]) # 1: layout of the store
+    key = json.dumps([marks, dataclasses.asdict(config), WIDTH, 2]) # 2: layout of the store
     return load_settings().cache/'stores'/f'{_name(files)}-{hashlib.sha256(key.encode()).hexdigest()[:10]}'
 
 def load_dataset(

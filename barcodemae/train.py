@@ -34,6 +34,8 @@ class TrainConfig:
     decoder_heads: int = 6
     mask_ratio: float = 0.5            # share of k-mers hidden
     dropout: float = 0.1
+    random_offset: bool = True         # does each barcode start at a random base of its first word?
+    initializer_range: float = 0.02    # standard deviation of fresh weights
     batch_size: int = 128              # barcodes a step, over all processes
     learning_rate: float = 2e-4        # peak
     warmup: float = 0.3                # share of the steps before the peak
@@ -52,7 +54,8 @@ def model_config(c:TrainConfig) -> BarcodeMAEConfig:
     return BarcodeMAEConfig(k=c.k, variant=c.variant, mask_ratio=c.mask_ratio, hidden_size=c.hidden_size,
         intermediate_size=4 * c.hidden_size, num_hidden_layers=c.layers, num_attention_heads=c.heads,
         decoder_hidden_size=c.decoder_hidden_size, decoder_num_hidden_layers=c.decoder_layers,
-        decoder_num_attention_heads=c.decoder_heads, hidden_dropout_prob=c.dropout, attention_probs_dropout_prob=c.dropout)
+        decoder_num_attention_heads=c.decoder_heads, hidden_dropout_prob=c.dropout, attention_probs_dropout_prob=c.dropout,
+        initializer_range=c.initializer_range)
 
 # %% ../nbs/04_train.ipynb #9fd39b6d
 _SMALL = dict(k=4, hidden_size=64, layers=2, heads=2, decoder_hidden_size=64, decoder_layers=1, decoder_heads=2, mask_ratio=0.8,
@@ -75,7 +78,7 @@ def make_config(preset:str, # a name in `PRESETS`
         raise InputError('no such setting', record=', '.join(unknown), mend=f"the settings are {', '.join(sorted(known))}")
     budget = {} if not {'epochs', 'steps', 'minutes'} & set(changes) else dict(steps=None, minutes=None)
     config = TrainConfig(**{'preset': preset, **PRESETS[preset], **budget, **changes})
-    if min(config.batch_size, config.epochs, config.steps or 1, config.minutes or 1) <= 0:
+    if min(n for n in (config.batch_size, config.epochs, config.steps, config.minutes) if n is not None) <= 0:
         raise InputError('batch size and budget must be above zero', record=preset, mend='correct the setting')
     try: model_config(config)
     except ValueError as e: raise InputError(str(e), record=preset, mend='correct the setting') from None
@@ -124,7 +127,8 @@ class Trainer:
         rows = self.batches(number)[a.process_index::a.num_processes]
         seed_step(c.seed, number, a.process_index)
         bases = torch.as_tensor(self.bases[rows]).to(a.device, non_blocking=True)                       # (B, 660)
-        ids, mask = kmer_ids(bases, c.k, offset=torch.randint(0, c.k, (len(bases),), device=a.device))  # (B, T)
+        offset = torch.randint(0, c.k, (len(bases),), device=a.device) if c.random_offset else None
+        ids, mask = kmer_ids(bases, c.k, offset)                                                        # (B, T)
         out = self.model(ids, mask)
         a.backward(out.loss)
         self.optimizer.step(); self.schedule.step(); self.optimizer.zero_grad()

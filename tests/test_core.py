@@ -275,12 +275,16 @@ def test_library_imports_without_notebook_tools():
     "Every module of the package, in a process where the notebook tools cannot be imported."
     code = """
         import importlib, pkgutil, sys
-        class Block:
-            names = set('nbdev execnb matplotlib seaborn plotly jupyter jupyterlab notebook IPython ipykernel papermill nbconvert nbformat '
-                        'nbclient tensorboard umap openTSNE pytest hypothesis piqtree jupytext ipywidgets'.split())
-            def find_spec(self, name, path=None, target=None):
-                if name.split('.')[0] in self.names: raise ModuleNotFoundError(f'No module named {name!r} (blocked)', name=name)
-        sys.meta_path.insert(0, Block())
+        away = set('nbdev execnb matplotlib seaborn plotly jupyter jupyterlab notebook IPython ipykernel papermill nbconvert nbformat '
+                   'nbclient tensorboard umap openTSNE pytest hypothesis piqtree jupytext ipywidgets'.split())
+        class Without: # a finder that does not see them, as where they are not installed
+            def __init__(self, finder): self.finder = finder
+            def __getattr__(self, name): return getattr(self.finder, name)
+            def find_spec(self, name, *args): return None if name.split('.')[0] in away else self.finder.find_spec(name, *args)
+        sys.meta_path[:] = map(Without, sys.meta_path)
+        try: import pytest
+        except ModuleNotFoundError: pass
+        else: raise AssertionError('pytest was found')
         import barcodemae
         names = [m.name for m in pkgutil.iter_modules(barcodemae.__path__)]
         assert 'core' in names
@@ -295,3 +299,18 @@ def test_nbdev_test_without_nbdev_says_what_to_install():
     code = "import sys; sys.modules['nbdev'] = None; from barcodemae._nbdev import nbdev_test; nbdev_test()"
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.returncode == 1 and "pip install 'barcodemae[notebooks]'" in done.stderr and 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize('expression, passes', [('IN_TEST', True), ('not IN_TEST', False)])
+def test_nbdev_test_runs_the_notebook_it_is_given(tmp_path, expression, passes):
+    "The command reads its arguments, runs that notebook and no other, tells it so, and fails when a cell fails."
+    pytest.importorskip('nbdev')
+    command = Path(sys.executable).parent/'nbdev_test'
+    cells = [dict(cell_type='code', metadata={}, outputs=[], execution_count=None, id=str(i), source=source) for i, source in
+             enumerate(['from barcodemae.core import IN_TEST', f"assert {expression}, 'told otherwise'", f"open({str(tmp_path/'ran')!r}, 'w').close()"])]
+    (tmp_path/'one.ipynb').write_text(json.dumps(dict(cells=cells, metadata=dict(kernelspec=dict(name='python3', language='python', display_name='python3')), nbformat=4, nbformat_minor=5)))
+    (tmp_path/'pyproject.toml').write_text('[project]\nname = "x"\n[tool.nbdev]\nnbs_path = "."\nlib_path = "x"\n')
+    env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
+    done = subprocess.run([command, tmp_path/'one.ipynb', '--do-print'], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (done.returncode == 0) == passes == (tmp_path/'ran').exists(), done.stdout + done.stderr
+    assert 'one.ipynb' in done.stdout

@@ -79,7 +79,7 @@ def test_blocks_are_cut_between_rows(table, block):
 @pytest.mark.parametrize('kind', ['fasta', 'fastq', 'parquet', 'csv'])
 def test_many_batches(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(data, 'ROWS', 7)
-    monkeypatch.setattr(data, 'BLOCK', 512)
+    monkeypatch.setattr(data, 'BLOCK', 256)
     table = pl.DataFrame({'processid': [f'P{i}' for i in range(100)], 'dna_barcode': ['ACGT'*(i % 5 + 1) for i in range(100)]})
     path = tmp_path/f't.{kind}'
     if kind == 'fasta': path.write_text(''.join(f'>{i}\n{s}\n' for i, s in table.rows()))

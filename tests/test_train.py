@@ -1,0 +1,95 @@
+"""Guards for barcodemae.train: a killed run continues to the same bits, budgets, faults."""
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+
+import pytest, torch
+
+from barcodemae.core import Compute, InputError, find_dataset
+from barcodemae.store import prepare
+from barcodemae.train import Batches, Run, make_config, train
+
+CPU = Compute(torch.device('cpu'), torch.float32)
+TINY = dict(hidden_size=16, decoder_hidden_size=16, batch_size=8, validations=2, log_steps=1)
+
+
+@pytest.fixture(scope='module')
+def store(tmp_path_factory): return prepare(find_dataset('demo'), tmp_path_factory.mktemp('data')/'store')
+
+
+PROGRAM = '''
+import sys, torch
+from barcodemae.core import Compute
+from barcodemae.store import BarcodeStore
+from barcodemae.train import make_config, train
+torch.set_num_threads(1)
+config = make_config('demo', variant=sys.argv[3], steps=60, checkpoint_steps=7, dropout=0.1, hidden_size=16, decoder_hidden_size=16, batch_size=8, validations=2, log_steps=1)
+train(config, BarcodeStore.open(sys.argv[1]), sys.argv[2], Compute(torch.device('cpu'), torch.float32))
+'''
+
+
+def start(store, run, variant): return subprocess.Popen([sys.executable, '-c', PROGRAM, str(store.path), str(run), variant], stderr=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, said
+
+
+@pytest.mark.parametrize('variant', ['mae', 'encoder_only'])
+def test_killed_run_ends_with_the_same_bits(store, tmp_path, variant):
+    whole, broken = tmp_path/'whole', tmp_path/'broken'
+    straight = start(store, whole, variant)
+    for kill_after in (10, 30):                                     # killed twice, between checkpoints
+        process = start(store, broken, variant)
+        while not (broken/'metrics.jsonl').exists() or len((broken/'metrics.jsonl').read_text().splitlines()) < kill_after:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(.005)
+        process.send_signal(signal.SIGKILL); process.wait()
+        assert not (broken/'record.json').exists()
+    finish(start(store, broken, variant)); finish(straight)
+    for encoder in ('best', 'last'):
+        assert (whole/encoder/'model.safetensors').read_bytes() == (broken/encoder/'model.safetensors').read_bytes()
+    lines = [[{n: v for n, v in json.loads(l).items() if 'second' not in n} for l in (run/'metrics.jsonl').read_text().splitlines()] for run in (whole, broken)]
+    assert lines[0] == lines[1]
+
+
+def test_finished_run_is_not_done_again(store, tmp_path):
+    config = make_config('demo', steps=3, **TINY)
+    record = train(config, store, tmp_path, CPU)
+    written = (tmp_path/'record.json').stat().st_mtime_ns
+    assert train(config, store, tmp_path, CPU) == json.loads((tmp_path/'record.json').read_text())
+    assert (tmp_path/'record.json').stat().st_mtime_ns == written
+    assert record['barcodes_seen'] == 24 and record['simulated'] and record['parameters'] > record['encoder_parameters']
+
+
+def test_folder_of_another_run(store, tmp_path):
+    train(make_config('demo', steps=2, **TINY), store, tmp_path, CPU)
+    before = (tmp_path/'last/model.safetensors').read_bytes()
+    with pytest.raises(InputError, match='run_dir'): train(make_config('demo', steps=2, seed=1, **TINY), store, tmp_path, CPU)
+    assert (tmp_path/'last/model.safetensors').read_bytes() == before
+
+
+def test_budgets(store, tmp_path):
+    epochs = Run(make_config('demo', epochs=2, **TINY), store, tmp_path/'epochs', CPU)
+    assert epochs.steps == 2 * epochs.trainer.batches.per_epoch
+    minutes = Run(make_config('demo', minutes=1, **TINY), store, tmp_path/'minutes', CPU)
+    assert minutes.steps > 10 and json.loads((tmp_path/'minutes/schedule.json').read_text()) == {'steps': minutes.steps}
+    assert make_config('demo', steps=5).minutes is None and make_config('demo').minutes
+
+
+def test_every_barcode_once_an_epoch():
+    batches = Batches(range(100, 140), batch_size=8, seed=3)
+    epochs = [sorted(r for s in range(e * 5, e * 5 + 5) for r in batches(s)) for e in (0, 1)]
+    assert epochs[0] == epochs[1] == list(range(100, 140)) and batches(0).tolist() != batches(5).tolist()
+
+
+@pytest.mark.parametrize('preset, changes', [('nothing', {}), ('demo', dict(layer=2)), ('demo', dict(variant='bert')), ('demo', dict(steps=0)),
+                                             ('demo', dict(batch_size=-1)), ('demo', dict(k=12))])
+def test_settings_that_make_no_sense(preset, changes):
+    with pytest.raises(InputError, match='Mend'): make_config(preset, **changes)
+
+
+def test_paper_presets_are_the_papers():
+    c = make_config('bioscan5m')
+    assert (c.k, c.layers, c.heads, c.hidden_size, c.decoder_layers, c.mask_ratio) == (6, 6, 6, 768, 6, .5)
+    assert (c.epochs, c.steps, c.minutes, c.batch_size, c.learning_rate, c.weight_decay, c.warmup) == (35, None, None, 128, 2e-4, 1e-5, .3)
