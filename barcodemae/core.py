@@ -7,8 +7,8 @@ __all__ = ['IN_TEST', 'InputError', 'atomic_path', 'write_json', 'read_json', 'S
            'seed_everything', 'matmul_gflops', 'Compute', 'probe_compute', 'progress', 'machine_record']
 
 # %% ../nbs/00_core.ipynb #76f2112b
-import configparser, errno, functools, json, os, platform, random, shutil, subprocess, sys, time
-from contextlib import contextmanager, nullcontext
+import configparser, errno, functools, json, os, platform, random, shutil, subprocess, sys, time, warnings
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -36,9 +36,8 @@ class InputError(ValueError):
 def _clear_leftovers(path, older_than=86400):
     "Remove what writers of `path` that were killed left behind, once it is a day old (younger: someone may be writing it)."
     for old in [o for o in path.parent.iterdir() if o.name.startswith(('.tmp-', '.old-')) and o.name.endswith(f'-{path.name}')]:
-        try:
+        with suppress(FileNotFoundError): # another process may be faster
             if time.time() - old.stat().st_mtime > older_than: _remove(old)
-        except FileNotFoundError: pass # another process was faster
 
 def _remove(path):
     if path.is_dir(): shutil.rmtree(path, ignore_errors=True)
@@ -53,14 +52,15 @@ def _flush(path):
 def _move_onto(temp, path):
     "Move `temp` onto `path`; a folder that stands there is moved aside, then removed."
     old = path.with_name(f'.old-{os.getpid()}-{path.name}')
-    for again in (True, False): # twice, for another process may put its folder there in between
-        if temp.is_dir() and path.is_dir(): os.replace(path, old)
+    while True: # again, where another process puts its own folder there in between
         try: os.replace(temp, path); break
-        except OSError:
-            if again and temp.is_dir() and path.is_dir() and not old.exists(): continue
-            if old.exists() and not path.exists(): os.replace(old, path)
-            raise
-    if old.exists(): _remove(old)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                if old.exists() and not path.exists(): os.replace(old, path)
+                raise
+        _remove(old)
+        with suppress(FileNotFoundError): os.replace(path, old)
+    _remove(old)
 
 # %% ../nbs/00_core.ipynb #f25e46ac
 def _disk_full(error, folder):
@@ -246,6 +246,8 @@ def probe_compute(
     return Compute(device, _measured_dtype(device))
 
 # %% ../nbs/00_core.ipynb #aa2b7bd3
+warnings.filterwarnings('ignore', message='IProgress not found')
+
 def progress(
     iterable=None, # what to go through, or None and call `.update(n)`
     total:int=None, # number of items, where `len` does not tell

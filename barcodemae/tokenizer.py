@@ -41,8 +41,9 @@ def _backend(k):
     upper = [normalizers.Replace(a, b) for a, b in zip('acgtuU', 'ACGTTT')]
     tokenizer.normalizer = normalizers.Sequence([
         normalizers.Replace(Regex(r'[-.\s]'), ''), *upper, normalizers.Replace(Regex('[^ACGT]'), 'N')])
-    keep = lambda pattern: pre_tokenizers.Split(Regex(pattern), 'removed', invert=True)  # what does not match goes
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([keep(f'^.{{1,{MAX_LENGTH}}}'), keep(f'.{{{k}}}')])
+    whole_words = Regex(f'^(?:.{{{k}}}){{1,{MAX_LENGTH // k}}}')                   # what does not match goes
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(whole_words, 'removed', invert=True), pre_tokenizers.FixedLength(k)])
     return tokenizer
 
 # %% ../nbs/02_tokenizer.ipynb #9c067cb1

@@ -58,13 +58,13 @@ def model_config(c:TrainConfig) -> BarcodeMAEConfig:
         initializer_range=c.initializer_range)
 
 # %% ../nbs/04_train.ipynb #9fd39b6d
-_SMALL = dict(k=4, hidden_size=64, layers=2, heads=2, decoder_hidden_size=64, decoder_layers=1, decoder_heads=2, mask_ratio=0.8,
-              dropout=0., batch_size=32, learning_rate=4e-3, warmup=0.1)
+_SMALL = dict(k=4, hidden_size=64, layers=2, heads=2, decoder_hidden_size=64, decoder_layers=1, decoder_heads=2, dropout=0.,
+              batch_size=16, learning_rate=2e-3, warmup=0.1)
 PRESETS = {
     'bioscan5m': {},
     'canada': dict(dataset='canada'),
-    'demo': dict(_SMALL, dataset='demo', minutes=4.),
-    'mini': dict(_SMALL, dataset='coi_mini', minutes=15.),
+    'demo': dict(_SMALL, dataset='demo', minutes=3.5),
+    'mini': dict(_SMALL, dataset='coi_mini', minutes=20.),
     'gpu': dict(dataset='coi_mini', hidden_size=384, decoder_hidden_size=384, batch_size=512, learning_rate=8e-4, minutes=10.),
 }
 

@@ -10,7 +10,6 @@ VENV, LOG = ROOT/'.venv', ROOT/'.venv/setup.log'
 PY = VENV/'bin/python'
 TORCH = 'torch==2.13.0'
 CPU_INDEX = 'https://download.pytorch.org/whl/cpu'
-RUNS = ('demo', 'mini', 'gpu', 'canada', 'bioscan5m') # papermill writes only into a folder that is there
 
 
 def say(text): print(f'setup: {text}', flush=True)
@@ -106,7 +105,6 @@ def main():
     install_torch()
     say('installing the library and its notebook tools (some minutes on a fresh machine)')
     pip('install', '-e', '.[notebooks]')
-    for name in RUNS: (ROOT/'runs'/name).mkdir(parents=True, exist_ok=True)
     (VENV/'.installed').touch()
     say(f'done in {time.time() - start:.0f} seconds')
 
