@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['QUERIES', 'UNSEEN', 'embed', 'kmer_counts', 'nearest', 'vote', 'score', 'query_rows', 'knn_rows', 'untrained_encoder',
-           'methods', 'evaluate', 'whitening', 'readings', 'GenusProbe', 'evaluate_run', 'table', 'main']
+           'methods', 'evaluate', 'whitening', 'readings', 'GenusProbe', 'evaluate_run', 'table', 'verdict', 'main']
 
 # %% ../nbs/05_knn.ipynb #0be7dad9
 from pathlib import Path
@@ -224,6 +224,15 @@ def table(results:dict, rank='genus', k=1) -> str: # text, ready to print
     return '\n'.join(lines)
 
 # %% ../nbs/05_knn.ipynb #b7e85f95
+def verdict(results:dict, query='test_unseen') -> str:
+    "Is the trained encoder above the untrained one by more than their 95 % intervals? (genus, 1-NN)"
+    model, control = (next(r for r in results['knn'] if (r['method'], r['rank'], r['k'], r['query']) == (m, 'genus', 1, query)) for m in ('model', 'untrained'))
+    if model['low'] > control['high']: return 'The trained encoder is above the untrained one by more than their intervals.'
+    said = 'below the untrained one' if model['high'] < control['low'] else 'not told apart from the untrained one'
+    return (f"The trained encoder is {said}: {results['barcodes_seen']:,} barcodes were too few. "
+            'Masked pretraining first loses accuracy, then gains; the curve is in the executed notebook.')
+
+# %% ../nbs/05_knn.ipynb #ef237489
 def main():
     if len(sys.argv) != 2: sys.exit('usage: python -m barcodemae.knn RUN_FOLDER')
     try: results = read_json(Path(sys.argv[1])/'results.json')
@@ -231,6 +240,7 @@ def main():
     print(f"{results['dataset']}{' (simulated barcodes)' if results['simulated'] else ''}, {results['variant']}, seed {results['seed']}, "
           f"{results['barcodes_seen']:,} barcodes seen in {results['seconds_training'] / 60:.1f} min")
     for rank in ('genus', 'species'): print(table(results, rank))
+    print(verdict(results))
 
-# %% ../nbs/05_knn.ipynb #1b8c03ac
+# %% ../nbs/05_knn.ipynb #baab6fba
 if __name__ == '__main__' and '__file__' in globals(): main()

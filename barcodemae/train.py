@@ -12,6 +12,7 @@ from pathlib import Path
 import json, shutil, time
 import numpy as np, torch
 from accelerate import Accelerator
+from fastcore.basics import patch
 from .core import InputError, atomic_path, machine_record, probe_compute, progress, read_json, write_json
 from .store import BarcodeStore
 from .tokenizer import KmerTokenizer, kmer_ids
@@ -121,20 +122,22 @@ class Trainer:
     @property
     def encoder(self): return self.accelerator.unwrap_model(self.model).encoder
 
-    def step(self, number):
-        "One update; the loss and, for the log, logits and labels."
-        a, c = self.accelerator, self.config
-        rows = self.batches(number)[a.process_index::a.num_processes]
-        seed_step(c.seed, number, a.process_index)
-        bases = torch.as_tensor(self.bases[rows]).to(a.device, non_blocking=True)                       # (B, 660)
-        offset = torch.randint(0, c.k, (len(bases),), device=a.device) if c.random_offset else None
-        ids, mask = kmer_ids(bases, c.k, offset)                                                        # (B, T)
-        out = self.model(ids, mask)
-        a.backward(out.loss)
-        self.optimizer.step(); self.schedule.step(); self.optimizer.zero_grad()
-        return out
+# %% ../nbs/04_train.ipynb #0c1158de
+@patch
+def step(self:Trainer, number):
+    "One update; the loss and, for the log, logits and labels."
+    a, c = self.accelerator, self.config
+    rows = self.batches(number)[a.process_index::a.num_processes]
+    seed_step(c.seed, number, a.process_index)
+    bases = torch.as_tensor(self.bases[rows]).to(a.device, non_blocking=True)                       # (B, 660)
+    offset = torch.randint(0, c.k, (len(bases),), device=a.device) if c.random_offset else None
+    ids, mask = kmer_ids(bases, c.k, offset)                                                        # (B, T)
+    out = self.model(ids, mask)
+    a.backward(out.loss)
+    self.optimizer.step(); self.schedule.step(); self.optimizer.zero_grad()
+    return out
 
-# %% ../nbs/04_train.ipynb #e70752b3
+# %% ../nbs/04_train.ipynb #bd90e37e
 def masked_accuracy(out): # share of hidden k-mers that are guessed right, a tensor
     used = out.labels >= 0
     return (out.logits.argmax(-1) == out.labels)[used].float().mean()
@@ -152,7 +155,7 @@ def validate(trainer:Trainer, bases:np.ndarray) -> dict: # (N, 660) packed bases
     model.train()
     return dict(val_loss=sum(losses) / len(bases), val_accuracy=100 * sum(hits) / len(bases))
 
-# %% ../nbs/04_train.ipynb #4bef2c35
+# %% ../nbs/04_train.ipynb #3cf27d80
 def budget_in_steps(config:TrainConfig, store:BarcodeStore, compute, trial:int=20 # steps to time
                    ) -> int:
     "Number of steps that the budget buys."
@@ -165,7 +168,7 @@ def budget_in_steps(config:TrainConfig, store:BarcodeStore, compute, trial:int=2
     loss.item()
     return max(1, round(60 * config.minutes * trial / (time.perf_counter() - start)))
 
-# %% ../nbs/04_train.ipynb #e9719ba2
+# %% ../nbs/04_train.ipynb #f978b52d
 class RunFolder:
     "The files of a run. Raises `InputError` where another run lives already."
     def __init__(self, path, config:TrainConfig):
@@ -193,14 +196,18 @@ class RunFolder:
         lines = [l for l in self.history() if l['step'] <= step]
         with atomic_path(self.path/'metrics.jsonl') as temp: temp.write_text(''.join(json.dumps(l) + '\n' for l in lines))
 
-    def checkpoints(self): return sorted((self.path/'checkpoints').glob('step-*'))
-
-    def save_checkpoint(self, trainer, state):
-        with atomic_path(self.path/'checkpoints'/f"step-{state['step']:09d}") as folder:
-            trainer.accelerator.save_state(str(folder)); write_json(folder/'state.json', state)
-        for old in self.checkpoints()[:-1]: shutil.rmtree(old)
-
 # %% ../nbs/04_train.ipynb #ea3063ce
+@patch
+def checkpoints(self:RunFolder): return sorted((self.path/'checkpoints').glob('step-*'))
+
+@patch
+def save_checkpoint(self:RunFolder, trainer, state):
+    "Weights, optimiser, schedule and progress; older checkpoints go once the new one is there."
+    with atomic_path(self.path/'checkpoints'/f"step-{state['step']:09d}") as folder:
+        trainer.accelerator.save_state(str(folder)); write_json(folder/'state.json', state)
+    for old in self.checkpoints()[:-1]: shutil.rmtree(old)
+
+# %% ../nbs/04_train.ipynb #cd050e1a
 def _tensorboard(path, step): # a writer where TensorBoard is installed
     try: from torch.utils.tensorboard import SummaryWriter
     except ImportError: return None
@@ -223,9 +230,7 @@ class Run:
         held_out = next((s for s in ('val', 'val_unseen', 'train') if s in store.splits), 'pretrain')
         self.held_out = np.array(store.bases[store.rows(held_out)[:512]])
 
-# %% ../nbs/04_train.ipynb #cd050e1a
-from fastcore.basics import patch
-
+# %% ../nbs/04_train.ipynb #522ee0a8
 @patch
 def write(self:Run, **values):
     "A line of metrics, for the file and for TensorBoard."
@@ -246,7 +251,7 @@ def look(self:Run):
         self.state['best'] = dict(step=self.state['step'], merit=merit)
         self.folder.save_encoder('best', self.trainer.encoder)
 
-# %% ../nbs/04_train.ipynb #522ee0a8
+# %% ../nbs/04_train.ipynb #891ec219
 @patch
 def go(self:Run) -> dict: # the record
     "Train to the end of the budget."
@@ -269,7 +274,7 @@ def go(self:Run) -> dict: # the record
             if self.checkpoint_due(saved): self.folder.save_checkpoint(trainer, state); saved = time.perf_counter()
     return self.finish()
 
-# %% ../nbs/04_train.ipynb #792e6526
+# %% ../nbs/04_train.ipynb #1a09be30
 @patch
 def log_line(self:Run, line, bar):
     bar.set_postfix(loss=f"{line['loss']:.3f}", masked_accuracy=f"{line['accuracy']:.1f}%")
@@ -295,7 +300,7 @@ def finish(self:Run) -> dict:
     shutil.rmtree(self.folder.path/'checkpoints', ignore_errors=True)
     return record
 
-# %% ../nbs/04_train.ipynb #891ec219
+# %% ../nbs/04_train.ipynb #7a8bd1d6
 def train(config:TrainConfig, store:BarcodeStore, run_dir, # folder of the run
           compute=None, # device and precision, by probing when absent
           probe=None, select=None, watch=None, # see `Run`

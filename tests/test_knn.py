@@ -7,7 +7,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from sklearn.neighbors import NearestNeighbors
 
 from barcodemae.core import Compute, InputError, find_dataset
-from barcodemae.knn import GenusProbe, embed, evaluate, kmer_counts, nearest, score, vote
+from barcodemae.knn import GenusProbe, embed, evaluate, kmer_counts, nearest, score, verdict, vote
 from barcodemae.model import BarcodeEncoder, BarcodeMAEConfig
 from barcodemae.store import pack, prepare
 
@@ -75,3 +75,10 @@ def test_missing_splits(tmp_path):
     store = prepare(tmp_path/'few.csv', tmp_path/'store')
     with pytest.raises(InputError, match='Mend'): evaluate(ENCODER, store, compute=CPU)
     with pytest.raises(InputError, match='Mend'): GenusProbe(store, CPU)
+
+
+@pytest.mark.parametrize('model, said', [((50, 60), 'above'), ((10, 20), 'below'), ((25, 35), 'not told apart')])
+def test_verdict(model, said):
+    row = dict(rank='genus', k=1, query='test_unseen')
+    results = dict(barcodes_seen=9, knn=[dict(row, method='model', low=model[0], high=model[1]), dict(row, method='untrained', low=30, high=40)])
+    assert said in verdict(results)
