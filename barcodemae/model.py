@@ -7,6 +7,7 @@ __all__ = ['VARIANTS', 'BarcodeMAEConfig', 'decoder_config', 'BarcodeEncoder', '
            'BarcodeMAEForPreTraining', 'PreTrainingOutput', 'load_encoder']
 
 # %% ../nbs/03_model.ipynb #4d8ceb8c
+from .core import InputError
 from dataclasses import dataclass
 from pathlib import Path
 from fastcore.basics import patch
@@ -17,7 +18,6 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoTokenizer, BertConfig, BertModel, PreTrainedModel
 from transformers.utils import ModelOutput
-from .core import InputError
 from .tokenizer import FIRST_KMER, MASK_ID, KmerTokenizer, check_k, pad_id
 
 # %% ../nbs/03_model.ipynb #da5a8a52

@@ -6,6 +6,7 @@
 __all__ = ['MASK_ID', 'UNK_ID', 'FIRST_KMER', 'MAX_LENGTH', 'check_k', 'pad_id', 'vocabulary', 'KmerTokenizer', 'kmer_ids']
 
 # %% ../nbs/02_tokenizer.ipynb #0a3b5775
+import barcodemae.core
 from transformers import PreTrainedTokenizerFast
 from tokenizers import Tokenizer, Regex, models, normalizers, pre_tokenizers
 from itertools import product
@@ -14,7 +15,7 @@ from torch.nn.functional import pad
 from .store import PAD
 
 # %% ../nbs/02_tokenizer.ipynb #999b744f
-MASK_ID, UNK_ID, FIRST_KMER = 0, 1, 2   # SPEC of the public code: [MASK], [UNK], then the k-mers
+MASK_ID, UNK_ID, FIRST_KMER = 0, 1, 2   # ids of the paper's public checkpoints: [MASK], [UNK], then the k-mers
 MAX_LENGTH = 660                        # bases; longer barcodes are cut here
 
 # %% ../nbs/02_tokenizer.ipynb #a09e5d6d

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 import json, shutil, time
 import numpy as np, torch
+from .core import Compute, InputError, atomic_path, machine_record, probe_compute, progress, read_json, write_json
 from accelerate import Accelerator
 from fastcore.basics import patch
-from .core import InputError, atomic_path, machine_record, probe_compute, progress, read_json, write_json
 from .store import BarcodeStore
 from .tokenizer import KmerTokenizer, kmer_ids
 from .model import BarcodeMAEConfig, BarcodeMAEForPreTraining, random_masking
@@ -217,10 +217,11 @@ class Run:
     "A run from its folder: begun, continued, or found to be finished."
     def __init__(self, config:TrainConfig, store:BarcodeStore, run_dir, compute=None, probe=None, select=None, watch=None):
         self.folder, self.probe, self.select, self.watch = RunFolder(run_dir, config), probe, select, watch
-        self.config, self.store, self.compute = config, store, compute or probe_compute()
+        self.config, self.store, compute = config, store, compute or probe_compute()
         schedule, self.state = self.folder.path/'schedule.json', dict(step=0, seconds=0., best=None)
-        if not schedule.exists(): write_json(schedule, dict(steps=budget_in_steps(config, store, self.compute)))
-        self.steps = read_json(schedule)['steps']
+        if not schedule.exists(): write_json(schedule, dict(steps=budget_in_steps(config, store, compute), precision=str(compute.dtype)))
+        self.steps, precision = read_json(schedule)['steps'], read_json(schedule)['precision']
+        self.compute = Compute(compute.device, getattr(torch, precision.removeprefix('torch.')))  # a continued run keeps its precision
         self.trainer = Trainer(config, store, self.compute, self.steps)
         if self.folder.checkpoints():
             latest = self.folder.checkpoints()[-1]
