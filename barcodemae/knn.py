@@ -230,7 +230,7 @@ def verdict(results:dict, query='test_unseen') -> str:
     if model['low'] > control['high']: return 'The trained encoder is above the untrained one by more than their intervals.'
     said = 'below the untrained one' if model['high'] < control['low'] else 'not told apart from the untrained one'
     return (f"The trained encoder is {said}: {results['barcodes_seen']:,} barcodes were too few. "
-            'Masked pretraining first loses accuracy, then gains; the curve is in the executed notebook.')
+            'Masked pretraining loses accuracy before it gains any; the curve in the executed notebook shows how far this run came.')
 
 # %% ../nbs/05_knn.ipynb #ef237489
 def main():
