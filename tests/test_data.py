@@ -9,7 +9,7 @@ from xopen import xopen
 
 from barcodemae import data
 from barcodemae.core import InputError
-from barcodemae.data import COLUMNS, MISSING, PARTITION_FILES, SCHEMA, download, known_dataset, read_batches, scan_barcodes
+from barcodemae.data import COLUMNS, MISSING, PARTITION_FILES, SCHEMA, SPLITS, download, known_dataset, read_batches, scan_barcodes
 
 names = st.text(st.characters(codec='utf-8', exclude_categories=('Cc', 'Cs')), max_size=12).map(str.strip).map(
     lambda s: None if s in MISSING else s)
@@ -19,7 +19,8 @@ barcodes = st.text('ACGTN', min_size=1, max_size=80)
 
 def tables(names=names, columns=('genus', 'species', 'dna_bin', 'country', 'split'), numbers=('coord-lat',)):
     "Small tables in the layout of `COLUMNS`; columns that are not asked for are null."
-    row = st.fixed_dictionaries({'dna_barcode': barcodes, **{c: names for c in columns},
+    split = st.sampled_from([None, *SPLITS])                      # other words for a split are translated by the reader
+    row = st.fixed_dictionaries({'dna_barcode': barcodes, **{c: split if c == 'split' else names for c in columns},
         **{c: st.none() | st.floats(-90, 90) for c in numbers}})
     def table(rows):
         rows = [{'processid': f'P{i}', **r} for i, r in enumerate(rows)]
