@@ -11,7 +11,7 @@ from pathlib import Path
 import json, sys
 import numpy as np, torch
 from scipy import sparse
-from sklearn.metrics import balanced_accuracy_score, f1_score
+from sklearn.metrics import f1_score
 from torch.nn import functional as F
 from .core import InputError, load_settings, probe_compute, progress, read_json, write_json
 from .store import PAD, load_dataset
@@ -206,7 +206,7 @@ class GenusProbe:
 def evaluate_run(run_dir, store=None, compute=None) -> dict:
     "Evaluate a finished run and write its `results.json`. Raises `InputError` where the run is not finished."
     run_dir, record = Path(run_dir), read_json(Path(run_dir)/'record.json')
-    store, encoder = store or load_dataset(record['dataset']), load_encoder(run_dir/'best')
+    store, encoder = store or load_dataset(read_json(run_dir/'config.json')['dataset']), load_encoder(run_dir/'best')
     curve = [json.loads(line) for line in (run_dir/'metrics.jsonl').read_text().splitlines()]
     results = dict(record, encoder='best', curve=[line for line in curve if 'val_loss' in line],
                    knn=evaluate(encoder, store, record['seed'], compute), readings=readings(encoder, store, record['seed'], compute))

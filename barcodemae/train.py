@@ -187,9 +187,9 @@ class RunFolder:
     def log(self, **line):
         with (self.path/'metrics.jsonl').open('a') as f: f.write(json.dumps(line) + '\n')
 
-    def history(self): # all lines so far
+    def history(self): # all whole lines so far; a kill may have torn the last
         path = self.path/'metrics.jsonl'
-        return [json.loads(l) for l in path.read_text().splitlines()] if path.exists() else []
+        return [json.loads(l) for l in path.read_text().rpartition('\n')[0].splitlines()] if path.exists() else []
 
     def forget_after(self, step):
         "Drop metrics of steps that will be done again."

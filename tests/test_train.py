@@ -93,3 +93,9 @@ def test_paper_presets_are_the_papers():
     c = make_config('bioscan5m')
     assert (c.k, c.layers, c.heads, c.hidden_size, c.decoder_layers, c.mask_ratio) == (6, 6, 6, 768, 6, .5)
     assert (c.epochs, c.steps, c.minutes, c.batch_size, c.learning_rate, c.weight_decay, c.warmup) == (35, None, None, 128, 2e-4, 1e-5, .3)
+
+
+def test_torn_last_line_of_metrics(store, tmp_path):
+    config = make_config('demo', steps=2, **TINY)
+    (tmp_path/'metrics.jsonl').write_text('{"step": 0, "loss": 5.5}\n{"step": 1, "lo')
+    assert train(config, store, tmp_path, CPU)['steps'] == 2
