@@ -6,7 +6,7 @@
 __all__ = ['PRESETS', 'TrainConfig', 'model_config', 'make_config', 'Batches', 'seed_step', 'Trainer', 'masked_accuracy',
            'validate', 'budget_in_steps', 'RunFolder', 'Run', 'train']
 
-# %% ../nbs/04_train.ipynb #7e4ff821
+# %% ../nbs/04_train.ipynb #67974357
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 import json, shutil, time
@@ -16,9 +16,10 @@ from accelerate import Accelerator
 from fastcore.basics import patch
 from .store import BarcodeStore
 from .tokenizer import KmerTokenizer, kmer_ids
-from .model import BarcodeMAEConfig, BarcodeMAEForPreTraining, random_masking
+from .model import BarcodeMAEConfig, BarcodeMAEForPreTraining
+from .optim import OPTIMIZERS, drop_traces, make_optimizers
 
-# %% ../nbs/04_train.ipynb #ce9667cc
+# %% ../nbs/04_train.ipynb #922f6aa8
 @dataclass
 class TrainConfig:
     "Settings of a pretraining run, saved as `config.json` beside what it made. The defaults are the paper's."
@@ -38,6 +39,7 @@ class TrainConfig:
     random_offset: bool = True         # does each barcode start at a random base of its first word?
     initializer_range: float = 0.02    # standard deviation of fresh weights
     batch_size: int = 128              # barcodes a step, over all processes
+    optimizer: str = 'adamw'           # adamw, or muon for the weight matrices
     learning_rate: float = 2e-4        # peak
     warmup: float = 0.3                # share of the steps before the peak
     weight_decay: float = 1e-5
@@ -58,9 +60,9 @@ def model_config(c:TrainConfig) -> BarcodeMAEConfig:
         decoder_num_attention_heads=c.decoder_heads, hidden_dropout_prob=c.dropout, attention_probs_dropout_prob=c.dropout,
         initializer_range=c.initializer_range)
 
-# %% ../nbs/04_train.ipynb #9fd39b6d
-_SMALL = dict(k=4, hidden_size=64, layers=2, heads=2, decoder_hidden_size=64, decoder_layers=1, decoder_heads=2, dropout=0.,
-              batch_size=16, learning_rate=2e-3, warmup=0.1)
+# %% ../nbs/04_train.ipynb #f6be35e1
+_SMALL = dict(k=6, hidden_size=64, layers=1, heads=2, decoder_hidden_size=64, decoder_layers=1, decoder_heads=2, dropout=0.,
+              random_offset=False, batch_size=32, optimizer='muon', learning_rate=5e-3, warmup=0.1)
 PRESETS = {
     'bioscan5m': {},
     'canada': dict(dataset='canada'),
@@ -81,7 +83,9 @@ def make_config(preset:str, # a name in `PRESETS`
     config = TrainConfig(**{'preset': preset, **PRESETS[preset], **budget, **changes})
     if min(n for n in (config.batch_size, config.epochs, config.steps, config.minutes) if n is not None) <= 0:
         raise InputError('batch size and budget must be above zero', record=preset, mend='correct the setting')
-    try: model_config(config)
+    try:
+        model_config(config)
+        if config.optimizer not in OPTIMIZERS: raise ValueError(f"optimizer {config.optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
     except ValueError as e: raise InputError(str(e), record=preset, mend='correct the setting') from None
     return config
 
@@ -101,7 +105,7 @@ def seed_step(seed, step, process=0):
     "Seed torch for one step of one process."
     torch.manual_seed(int(np.random.SeedSequence([seed, step, process]).generate_state(1)[0]))
 
-# %% ../nbs/04_train.ipynb #db49a795
+# %% ../nbs/04_train.ipynb #e003cebf
 class Trainer:
     "Model, optimiser and schedule of a run on the device at hand."
     def __init__(self, config:TrainConfig, store:BarcodeStore, compute, steps:int):
@@ -111,10 +115,10 @@ class Trainer:
         torch.manual_seed(config.seed)
         attention = 'eager' if compute.device.type == 'cpu' else 'sdpa' # two plain products train faster on a CPU
         model = BarcodeMAEForPreTraining._from_config(model_config(config), attn_implementation=attention)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=max(steps, 2), pct_start=config.warmup)
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.accelerator.register_for_checkpointing(self.schedule)
+        optimizers = make_optimizers(model, config.optimizer, config.learning_rate, config.weight_decay)
+        self.schedules = [torch.optim.lr_scheduler.OneCycleLR(o, config.learning_rate, total_steps=max(steps, 2), pct_start=config.warmup) for o in optimizers]
+        self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
+        self.accelerator.register_for_checkpointing(*self.schedules)
         rows = np.concatenate([store.rows(s) for s in ('pretrain', 'other_heldout') if s in store.splits or s == 'pretrain'])
         self.batches, self.bases = Batches(rows, config.batch_size, config.seed), store.bases
         if compute.device.type == 'cuda': self.bases = torch.from_numpy(np.array(store.bases)).to(compute.device)
@@ -122,7 +126,7 @@ class Trainer:
     @property
     def encoder(self): return self.accelerator.unwrap_model(self.model).encoder
 
-# %% ../nbs/04_train.ipynb #0c1158de
+# %% ../nbs/04_train.ipynb #7f745bf2
 @patch
 def step(self:Trainer, number):
     "One update; the loss and, for the log, logits and labels."
@@ -134,7 +138,8 @@ def step(self:Trainer, number):
     ids, mask = kmer_ids(bases, c.k, offset)                                                        # (B, T)
     out = self.model(ids, mask)
     a.backward(out.loss)
-    self.optimizer.step(); self.schedule.step(); self.optimizer.zero_grad()
+    for optimizer, schedule in zip(self.optimizers, self.schedules): optimizer.step(); schedule.step(); optimizer.zero_grad()
+    if a.device.type == 'cpu' and number % 200 == 0: drop_traces(self.optimizers[0])
     return out
 
 # %% ../nbs/04_train.ipynb #bd90e37e
@@ -275,12 +280,12 @@ def go(self:Run) -> dict: # the record
             if self.checkpoint_due(saved): self.folder.save_checkpoint(trainer, state); saved = time.perf_counter()
     return self.finish()
 
-# %% ../nbs/04_train.ipynb #1a09be30
+# %% ../nbs/04_train.ipynb #b297676f
 @patch
 def log_line(self:Run, line, bar):
     bar.set_postfix(loss=f"{line['loss']:.3f}", masked_accuracy=f"{line['accuracy']:.1f}%")
     seen = self.state['step'] * self.trainer.batches.size
-    self.write(**line, learning_rate=self.trainer.schedule.get_last_lr()[0], barcodes_per_second=seen / self.state['seconds'])
+    self.write(**line, learning_rate=self.trainer.schedules[0].get_last_lr()[0], barcodes_per_second=seen / self.state['seconds'])
 
 @patch
 def checkpoint_due(self:Run, saved):
