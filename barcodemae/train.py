@@ -60,14 +60,14 @@ def model_config(c:TrainConfig) -> BarcodeMAEConfig:
         decoder_num_attention_heads=c.decoder_heads, hidden_dropout_prob=c.dropout, attention_probs_dropout_prob=c.dropout,
         initializer_range=c.initializer_range)
 
-# %% ../nbs/04_train.ipynb #f6be35e1
+# %% ../nbs/04_train.ipynb #7238f0fd
 _SMALL = dict(k=6, hidden_size=64, layers=1, heads=2, decoder_hidden_size=64, decoder_layers=1, decoder_heads=2, dropout=0.,
               random_offset=False, batch_size=32, optimizer='muon', learning_rate=5e-3, warmup=0.1)
 PRESETS = {
     'bioscan5m': {},
     'canada': dict(dataset='canada'),
     'demo': dict(_SMALL, dataset='demo', minutes=3.5),
-    'mini': dict(_SMALL, dataset='coi_mini', minutes=20.),
+    'mini': dict(_SMALL, dataset='coi_mini', minutes=8.),
     'gpu': dict(dataset='coi_mini', hidden_size=384, decoder_hidden_size=384, batch_size=512, learning_rate=8e-4, minutes=10.),
 }
 
@@ -160,18 +160,19 @@ def validate(trainer:Trainer, bases:np.ndarray) -> dict: # (N, 660) packed bases
     model.train()
     return dict(val_loss=sum(losses) / len(bases), val_accuracy=100 * sum(hits) / len(bases))
 
-# %% ../nbs/04_train.ipynb #3cf27d80
-def budget_in_steps(config:TrainConfig, store:BarcodeStore, compute, trial:int=20 # steps to time
+# %% ../nbs/04_train.ipynb #32332f59
+def budget_in_steps(config:TrainConfig, store:BarcodeStore, compute, trial:float=5 # seconds to time, after as many to warm up
                    ) -> int:
     "Number of steps that the budget buys."
     if config.steps: return config.steps
-    trainer = Trainer(config, store, compute, trial + 3)
+    trainer = Trainer(config, store, compute, 10**6)
     if not config.minutes: return round(config.epochs * trainer.batches.per_epoch)
-    for i in range(3): trainer.step(i).loss.item()                                       # warm up
-    start = time.perf_counter()
-    for i in range(trial): loss = trainer.step(i).loss
-    loss.item()
-    return max(1, round(60 * config.minutes * trial / (time.perf_counter() - start)))
+    def pace(steps=0): # steps a second
+        start = time.perf_counter()
+        while (spent := time.perf_counter() - start) < trial or steps < 2: trainer.step(steps).loss.item(); steps += 1
+        return steps / spent
+    pace()
+    return max(1, round(60 * config.minutes * pace()))
 
 # %% ../nbs/04_train.ipynb #f978b52d
 class RunFolder:

@@ -84,7 +84,7 @@ def test_every_barcode_once_an_epoch():
 
 
 @pytest.mark.parametrize('preset, changes', [('nothing', {}), ('demo', dict(layer=2)), ('demo', dict(variant='bert')), ('demo', dict(steps=0)),
-                                             ('demo', dict(batch_size=-1)), ('demo', dict(k=12))])
+                                             ('demo', dict(batch_size=-1)), ('demo', dict(k=12)), ('demo', dict(optimizer='sgd'))])
 def test_settings_that_make_no_sense(preset, changes):
     with pytest.raises(InputError, match='Mend'): make_config(preset, **changes)
 
@@ -93,6 +93,7 @@ def test_paper_presets_are_the_papers():
     c = make_config('bioscan5m')
     assert (c.k, c.layers, c.heads, c.hidden_size, c.decoder_layers, c.mask_ratio) == (6, 6, 6, 768, 6, .5)
     assert (c.epochs, c.steps, c.minutes, c.batch_size, c.learning_rate, c.weight_decay, c.warmup) == (35, None, None, 128, 2e-4, 1e-5, .3)
+    assert (c.optimizer, c.random_offset) == ('adamw', True)
 
 
 def test_torn_last_line_of_metrics(store, tmp_path):
