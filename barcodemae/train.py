@@ -60,13 +60,13 @@ def model_config(c:TrainConfig) -> BarcodeMAEConfig:
         decoder_num_attention_heads=c.decoder_heads, hidden_dropout_prob=c.dropout, attention_probs_dropout_prob=c.dropout,
         initializer_range=c.initializer_range)
 
-# %% ../nbs/04_train.ipynb #7238f0fd
+# %% ../nbs/04_train.ipynb #63b36cfc
 _SMALL = dict(k=6, hidden_size=64, layers=1, heads=2, decoder_hidden_size=64, decoder_layers=1, decoder_heads=2, dropout=0.,
               random_offset=False, batch_size=32, optimizer='muon', learning_rate=5e-3, warmup=0.1)
 PRESETS = {
     'bioscan5m': {},
     'canada': dict(dataset='canada'),
-    'demo': dict(_SMALL, dataset='demo', minutes=3.5),
+    'demo': dict(_SMALL, dataset='demo', minutes=4.5),
     'mini': dict(_SMALL, dataset='coi_mini', minutes=8.),
     'gpu': dict(dataset='coi_mini', hidden_size=384, decoder_hidden_size=384, batch_size=512, learning_rate=8e-4, minutes=10.),
 }
