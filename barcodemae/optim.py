@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'orthogonalise', 'Muon', 'make_optimizers', 'drop_traces']
 
-# %% ../nbs/03b_optimizer.ipynb #a4bb3f99
-import barcodemae.core
+# %% ../nbs/03b_optimizer.ipynb #199f8bad
 from collections import defaultdict
 import torch
 from torch import nn
