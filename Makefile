@@ -25,7 +25,7 @@ demo: setup
 	@$(BIN)/papermill nbs/04_train.ipynb $(RUN)/04_train.ipynb -p preset demo -p dataset demo \
 	    --no-progress-bar --stdout-file - --stderr-file -
 	@echo "demo: the executed notebook is $(RUN)/04_train.ipynb; its results:"
-	@$(PY) -m barcodemae.knn $(RUN)
+	@$(PY) -m barcodemae.report $(RUN)
 
 test: setup
 	@$(PY) tools/check.py

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['IN_TEST', 'InputError', 'atomic_path', 'write_json', 'read_json', 'Settings', 'load_settings', 'find_dataset',
-           'seed_everything', 'matmul_gflops', 'Compute', 'probe_compute', 'progress', 'machine_record']
+           'seed_everything', 'matmul_gflops', 'Compute', 'probe_compute', 'keep_memory', 'progress', 'machine_record']
 
-# %% ../nbs/00_core.ipynb #76f2112b
-import configparser, errno, functools, json, os, platform, random, shutil, subprocess, sys, time, warnings
+# %% ../nbs/00_core.ipynb #dec90736
+import configparser, ctypes, errno, functools, json, os, platform, random, shutil, subprocess, sys, time, warnings
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -244,6 +244,14 @@ def probe_compute(
         raise InputError(f'this device cannot be used here ({str(e).splitlines()[0]})', record=f'device {device}',
             mend='set device = auto or cpu, in settings.ini or BARCODEMAE_DEVICE') from None
     return Compute(device, _measured_dtype(device))
+
+# %% ../nbs/00_core.ipynb #a7d9ae7f
+@functools.cache
+def keep_memory() -> bool: # could the C library be told?
+    "Let this process keep up to 1 GiB of freed memory for itself. Does nothing where the C library is not glibc."
+    if not sys.platform.startswith('linux') or not hasattr(libc := ctypes.CDLL(None), 'mallopt'): return False
+    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+    return bool(libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)) and bool(libc.mallopt(M_TRIM_THRESHOLD, 1 << 30))
 
 # %% ../nbs/00_core.ipynb #aa2b7bd3
 warnings.filterwarnings('ignore', message='IProgress not found')

@@ -4,21 +4,21 @@
 
 # %% auto #0
 __all__ = ['QUERIES', 'UNSEEN', 'embed', 'kmer_counts', 'nearest', 'vote', 'score', 'query_rows', 'knn_rows', 'untrained_encoder',
-           'methods', 'evaluate', 'whitening', 'readings', 'GenusProbe', 'evaluate_run', 'table', 'verdict', 'main']
+           'methods', 'evaluate', 'whitening', 'readings', 'GenusProbe', 'evaluate_run']
 
-# %% ../nbs/05_knn.ipynb #0be7dad9
+# %% ../nbs/05_knn.ipynb #4758534a
 from pathlib import Path
-import json, sys
+import json
 import numpy as np, torch
 from scipy import sparse
 from sklearn.metrics import f1_score
 from torch.nn import functional as F
-from .core import InputError, load_settings, probe_compute, progress, read_json, write_json
+from .core import InputError, keep_memory, load_settings, probe_compute, progress, read_json, write_json
 from .store import PAD, load_dataset
 from .tokenizer import FIRST_KMER, MAX_LENGTH, kmer_ids
 from .model import BarcodeEncoder, load_encoder
 
-# %% ../nbs/05_knn.ipynb #11b67d87
+# %% ../nbs/05_knn.ipynb #ab0db2ab
 def _no_kmer(bases, rows, names, k):
     row = rows[0]
     return InputError(f"no word of {k} bases A, C, G, T in this barcode of {int((bases[row] != PAD).sum())} bases ({len(rows)} such)",
@@ -34,7 +34,7 @@ def embed(encoder:BarcodeEncoder, # in evaluation mode afterwards
           desc='embed') -> np.ndarray: # (N, D) float32, or (N, layers + 1, D)
     "One vector a barcode, or one a layer. Raises `InputError` for a barcode without k-mer."
     compute, k = compute or probe_compute(load_settings().device), encoder.config.k
-    encoder.eval().to(compute.device)
+    encoder.eval().to(compute.device); keep_memory()
     lengths = (np.asarray(bases) != PAD).sum(1)
     shape = (encoder.config.num_hidden_layers + 1,) if all_layers else ()
     out = np.zeros((len(bases), *shape, encoder.config.hidden_size), np.float32)
@@ -202,7 +202,7 @@ class GenusProbe:
         rows = nearest(q, r, device=self.compute.device)[0][:, 0]
         return dict(genus_1nn=100 * float((self.labels[0][rows] == self.labels[1]).mean()))
 
-# %% ../nbs/05_knn.ipynb #8b5daa57
+# %% ../nbs/05_knn.ipynb #e320345e
 def evaluate_run(run_dir, store=None, compute=None) -> dict:
     "Evaluate a finished run and write its `results.json`. Raises `InputError` where the run is not finished."
     run_dir, record = Path(run_dir), read_json(Path(run_dir)/'record.json')
@@ -212,35 +212,3 @@ def evaluate_run(run_dir, store=None, compute=None) -> dict:
                    knn=evaluate(encoder, store, record['seed'], compute), readings=readings(encoder, store, record['seed'], compute))
     write_json(run_dir/'results.json', results)
     return results
-
-def table(results:dict, rank='genus', k=1) -> str: # text, ready to print
-    "The accuracies of a run, a line a method, a column a query."
-    rows = [r for r in results['knn'] if r['rank'] == rank and r['k'] == k]
-    queries = list(dict.fromkeys(r['query'] for r in rows))
-    lines = [f"{rank}, {k}-NN, % [95 % interval]".ljust(30) + ''.join(f'{q:>22}' for q in queries)]
-    for method in dict.fromkeys(r['method'] for r in rows):
-        cells = {r['query']: f"{r['accuracy']:.1f} [{r['low']:.1f}, {r['high']:.1f}]" for r in rows if r['method'] == method}
-        lines.append(method.ljust(30) + ''.join(f"{cells.get(q, ''):>22}" for q in queries))
-    return '\n'.join(lines)
-
-# %% ../nbs/05_knn.ipynb #b7e85f95
-def verdict(results:dict, query='test_unseen') -> str:
-    "Is the trained encoder above the untrained one by more than their 95 % intervals? (genus, 1-NN)"
-    model, control = (next(r for r in results['knn'] if (r['method'], r['rank'], r['k'], r['query']) == (m, 'genus', 1, query)) for m in ('model', 'untrained'))
-    if model['low'] > control['high']: return 'The trained encoder is above the untrained one by more than their intervals.'
-    said = 'below the untrained one' if model['high'] < control['low'] else 'not told apart from the untrained one'
-    return (f"The trained encoder is {said}: {results['barcodes_seen']:,} barcodes were too few. "
-            'Masked pretraining loses accuracy before it gains any; the curve in the executed notebook shows how far this run came.')
-
-# %% ../nbs/05_knn.ipynb #ef237489
-def main():
-    if len(sys.argv) != 2: sys.exit('usage: python -m barcodemae.knn RUN_FOLDER')
-    try: results = read_json(Path(sys.argv[1])/'results.json')
-    except InputError as e: sys.exit(str(e))
-    print(f"{results['dataset']}{' (simulated barcodes)' if results['simulated'] else ''}, {results['variant']}, seed {results['seed']}, "
-          f"{results['barcodes_seen']:,} barcodes seen in {results['seconds_training'] / 60:.1f} min")
-    for rank in ('genus', 'species'): print(table(results, rank))
-    print(verdict(results))
-
-# %% ../nbs/05_knn.ipynb #baab6fba
-if __name__ == '__main__' and '__file__' in globals(): main()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VARIANTS', 'BarcodeMAEConfig', 'decoder_config', 'BarcodeEncoder', 'Masking', 'random_masking',
-           'BarcodeMAEForPreTraining', 'PreTrainingOutput', 'load_encoder']
+           'BarcodeMAEForPreTraining', 'hidden_word_loss', 'PreTrainingOutput', 'load_encoder']
 
 # %% ../nbs/03_model.ipynb #4d8ceb8c
 from .core import InputError
@@ -145,22 +145,54 @@ def decode(self:BarcodeMAEForPreTraining, encoded, attention_mask, m:Masking):
         h = everywhere.scatter(1, m.kept[..., None].expand_as(h), h)
     return self.decoder(inputs_embeds=h, attention_mask=attention_mask).last_hidden_state
 
-# %% ../nbs/03_model.ipynb #60a5c5f6
+# %% ../nbs/03_model.ipynb #1ab50907
+class _BlockwiseCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, states, weight, bias, labels, block):
+        n = (labels >= 0).sum().clamp(min=1)
+        loss, to_states, to_weight, to_bias = 0., torch.empty_like(states), torch.zeros_like(weight, dtype=torch.float32), torch.zeros_like(bias, dtype=torch.float32)
+        for here in (slice(i, i + block) for i in range(0, len(states), block)):
+            label, used = labels[here].clamp(min=0)[:, None], (labels[here] >= 0)[:, None]
+            logits = torch.addmm(bias, states[here], weight.T).float()
+            log_sum = logits.logsumexp(1, keepdim=True)
+            loss = loss + ((log_sum - logits.gather(1, label)) * used).sum()
+            slope = logits.sub_(log_sum).exp_().scatter_add_(1, label, logits.new_full(label.shape, -1)).mul_(used / n)
+            to_bias += slope.sum(0); slope = slope.to(states.dtype)
+            to_states[here] = slope @ weight; to_weight += slope.T @ states[here]
+        ctx.save_for_backward(to_states, to_weight.to(weight.dtype), to_bias.to(bias.dtype))
+        return loss / n
+
+    @staticmethod
+    def backward(ctx, slope): return *(slope * g for g in ctx.saved_tensors), None, None
+
+def hidden_word_loss(states:torch.Tensor, # (N, D)
+                     head:nn.Linear, # D -> 4^k
+                     labels:torch.Tensor, # (N,) -100 where there is none
+                     block:int=None # places at a time; by the device when absent
+                    ) -> torch.Tensor: # mean in nats
+    "`cross_entropy(head(states), labels)` and its gradient without ever holding all the logits."
+    device, tensors = states.device.type, (states, head.weight, head.bias)
+    if torch.is_autocast_enabled(device): tensors = (t.to(torch.get_autocast_dtype(device)) for t in tensors)
+    with torch.autocast(device, enabled=False):
+        return _BlockwiseCrossEntropy.apply(*tensors, labels, block or (256 if device == 'cpu' else 8192))
+
+# %% ../nbs/03_model.ipynb #b66e3545
 @dataclass
 class PreTrainingOutput(ModelOutput):
     "What one pass over a batch gives."
     loss: torch.Tensor | None = None   # mean cross-entropy of the hidden k-mers, in nats
-    logits: torch.Tensor | None = None # (B, M, 4^k), hidden places only
+    logits: torch.Tensor | None = None # (B, M, 4^k), hidden places only, where asked for
     labels: torch.Tensor | None = None # (B, M) index of the true k-mer, -100 in places not in use
 
 @patch
-def forward(self:BarcodeMAEForPreTraining, input_ids, attention_mask, masking:Masking=None) -> PreTrainingOutput:
+def forward(self:BarcodeMAEForPreTraining, input_ids, attention_mask, masking:Masking=None, with_logits=True) -> PreTrainingOutput:
     "Loss of guessing the hidden k-mers; `masking` is drawn at random when absent."
     m = masking or random_masking(input_ids, attention_mask, self.config.mask_ratio)
     states = self.decode(self.encode(input_ids, attention_mask, m), attention_mask, m)        # (B, T, D)
     hidden = states.gather(1, m.masked[..., None].expand(-1, -1, states.shape[-1]))           # (B, M, D)
-    logits = self.head(hidden).float()                                                        # (B, M, 4^k)
     labels = (input_ids.gather(1, m.masked) - FIRST_KMER).masked_fill(~m.masked_used, -100)
+    if not with_logits: return PreTrainingOutput(hidden_word_loss(hidden.flatten(0, 1), self.head, labels.flatten()), None, labels)
+    logits = self.head(hidden).float()                                                        # (B, M, 4^k)
     loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
     return PreTrainingOutput(loss, logits, labels)
 

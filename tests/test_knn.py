@@ -7,8 +7,9 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from sklearn.neighbors import NearestNeighbors
 
 from barcodemae.core import Compute, InputError, find_dataset
-from barcodemae.knn import GenusProbe, embed, evaluate, kmer_counts, nearest, score, verdict, vote
+from barcodemae.knn import GenusProbe, embed, evaluate, kmer_counts, nearest, score, vote
 from barcodemae.model import BarcodeEncoder, BarcodeMAEConfig
+from barcodemae.report import verdict
 from barcodemae.store import pack, prepare
 
 CPU = Compute(torch.device('cpu'), torch.float32)

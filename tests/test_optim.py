@@ -4,7 +4,7 @@ from torch import nn
 
 from barcodemae.model import BarcodeMAEForPreTraining
 from barcodemae.optim import Muon, drop_traces, make_optimizers, orthogonalise
-from barcodemae.train import make_config, model_config
+from barcodemae.presets import make_config, model_config
 
 
 @pytest.mark.parametrize('shape', [(8, 8), (8, 32), (32, 8)])

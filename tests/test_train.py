@@ -71,9 +71,9 @@ def test_folder_of_another_run(store, tmp_path):
 
 def test_budgets(store, tmp_path):
     epochs = Run(make_config('demo', epochs=2, **TINY), store, tmp_path/'epochs', CPU)
-    assert epochs.steps == 2 * epochs.trainer.batches.per_epoch
+    assert epochs.state["steps"] == 2 * epochs.trainer.batches.per_epoch
     minutes = Run(make_config('demo', minutes=1, **TINY), store, tmp_path/'minutes', CPU)
-    assert minutes.steps > 10 and json.loads((tmp_path/'minutes/schedule.json').read_text()) == {'steps': minutes.steps, 'precision': 'torch.float32'}
+    assert minutes.state["steps"] > 10 and json.loads((tmp_path/'minutes/schedule.json').read_text()) == {"steps": minutes.state["steps"], 'precision': 'torch.float32'}
     assert make_config('demo', steps=5).minutes is None and make_config('demo').minutes
 
 
