@@ -6,7 +6,7 @@
 __all__ = ['QUERIES', 'UNSEEN', 'embed', 'kmer_counts', 'nearest', 'vote', 'score', 'query_rows', 'knn_rows', 'untrained_encoder',
            'methods', 'evaluate', 'whitening', 'readings', 'GenusProbe', 'evaluate_run']
 
-# %% ../nbs/05_knn.ipynb #4758534a
+# %% ../nbs/05_knn.ipynb #e892b612
 from pathlib import Path
 import json
 import numpy as np, torch
@@ -16,9 +16,10 @@ from torch.nn import functional as F
 from .core import InputError, keep_memory, load_settings, probe_compute, progress, read_json, write_json
 from .store import PAD, load_dataset
 from .tokenizer import FIRST_KMER, MAX_LENGTH, kmer_ids
+from .register import register
 from .model import BarcodeEncoder, load_encoder
 
-# %% ../nbs/05_knn.ipynb #ab0db2ab
+# %% ../nbs/05_knn.ipynb #47f86b20
 def _no_kmer(bases, rows, names, k):
     row = rows[0]
     return InputError(f"no word of {k} bases A, C, G, T in this barcode of {int((bases[row] != PAD).sum())} bases ({len(rows)} such)",
@@ -33,7 +34,7 @@ def embed(encoder:BarcodeEncoder, # in evaluation mode afterwards
           compute=None, # where and in which precision, by probing when absent
           desc='embed') -> np.ndarray: # (N, D) float32, or (N, layers + 1, D)
     "One vector a barcode, or one a layer. Raises `InputError` for a barcode without k-mer."
-    compute, k = compute or probe_compute(load_settings().device), encoder.config.k
+    compute, k, reference = compute or probe_compute(load_settings().device), encoder.config.k, encoder.config.reference
     encoder.eval().to(compute.device); keep_memory()
     lengths = (np.asarray(bases) != PAD).sum(1)
     shape = (encoder.config.num_hidden_layers + 1,) if all_layers else ()
@@ -41,8 +42,8 @@ def embed(encoder:BarcodeEncoder, # in evaluation mode afterwards
     order, empty = np.argsort(-lengths, kind='stable'), []
     with progress(total=len(bases), desc=desc, unit='barcodes') as bar:
         for rows in (order[i:i + batch_size] for i in range(0, len(order), batch_size)):
-            length = max(k, min(MAX_LENGTH, -(-int(lengths[rows[0]]) // k) * k))
-            ids, mask = kmer_ids(torch.from_numpy(np.ascontiguousarray(bases[rows, :length])).to(compute.device), k)
+            length = max(k, min(MAX_LENGTH, -(-int(lengths[rows[0]]) // k) * k)) if reference is None else None # registered barcodes begin anywhere
+            ids, mask = kmer_ids(register(torch.from_numpy(np.ascontiguousarray(bases[rows, :length])).to(compute.device), reference), k)
             with compute.autocast(): vectors = encoder.embed(ids, mask, all_layers)
             out[rows] = vectors.cpu().numpy()
             empty += rows[~(mask & (ids >= FIRST_KMER)).any(1).cpu().numpy()].tolist()

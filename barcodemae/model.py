@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoTok
 from transformers.utils import ModelOutput
 from .tokenizer import FIRST_KMER, MASK_ID, KmerTokenizer, check_k, pad_id
 
-# %% ../nbs/03_model.ipynb #da5a8a52
+# %% ../nbs/03_model.ipynb #e4c9eeca
 VARIANTS = ('mae', 'mae_with_mask', 'encoder_only')
 
 @strict
@@ -39,6 +39,7 @@ class BarcodeMAEConfig(BertConfig):
     decoder_num_hidden_layers: int = 6
     decoder_num_attention_heads: int = 6
     pool_unknown: bool = False                # does [UNK] count in an embedding? No in the paper's text, yes in its code
+    reference: str | None = None              # lay barcodes onto this before they are cut into words; None takes them as they come
 
     def __post_init__(self, **kwargs):
         check_k(self.k)

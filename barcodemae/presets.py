@@ -11,7 +11,7 @@ from .core import InputError
 from .model import BarcodeMAEConfig
 from .optim import OPTIMIZERS
 
-# %% ../nbs/03c_presets.ipynb #8000d839
+# %% ../nbs/03c_presets.ipynb #738c43c6
 @dataclass
 class TrainConfig:
     "Settings of a pretraining run, saved as `config.json` beside what it made. The defaults are the paper's."
@@ -29,6 +29,7 @@ class TrainConfig:
     mask_ratio: float = 0.5            # share of k-mers hidden
     dropout: float = 0.1
     random_offset: bool = True         # does each barcode start at a random base of its first word?
+    registered: bool = False           # are barcodes first laid onto the consensus of the data set?
     batch_size: int = 128              # barcodes a step, over all processes
     optimizer: str = 'adamw'           # adamw, or muon for the weight matrices
     learning_rate: float = 2e-4        # peak
@@ -42,10 +43,11 @@ class TrainConfig:
     checkpoint_minutes: float = 3      # time between checkpoints,
     checkpoint_steps: int | None = None # or steps between them
 
-# %% ../nbs/03c_presets.ipynb #8b53ddf3
-def model_config(c:TrainConfig) -> BarcodeMAEConfig:
+# %% ../nbs/03c_presets.ipynb #6713f6b4
+def model_config(c:TrainConfig, reference:str=None # consensus that barcodes are laid onto
+                 ) -> BarcodeMAEConfig:
     "Shape of the model of a run."
-    return BarcodeMAEConfig(k=c.k, variant=c.variant, mask_ratio=c.mask_ratio, hidden_size=c.hidden_size,
+    return BarcodeMAEConfig(k=c.k, variant=c.variant, mask_ratio=c.mask_ratio, reference=reference, hidden_size=c.hidden_size,
         intermediate_size=4 * c.hidden_size, num_hidden_layers=c.layers, num_attention_heads=c.heads,
         decoder_hidden_size=c.decoder_hidden_size, decoder_num_hidden_layers=c.decoder_layers,
         decoder_num_attention_heads=c.decoder_heads, hidden_dropout_prob=c.dropout, attention_probs_dropout_prob=c.dropout)

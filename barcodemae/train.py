@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Batches', 'seed_step', 'Trainer', 'masked_accuracy', 'validate', 'budget_in_steps', 'RunFolder', 'Run', 'train']
 
-# %% ../nbs/04_train.ipynb #f8e9ebdc
+# %% ../nbs/04_train.ipynb #c2992e06
 from dataclasses import asdict
 from pathlib import Path
 import json, shutil, time
@@ -18,6 +18,7 @@ from .tokenizer import KmerTokenizer, kmer_ids
 from .model import BarcodeMAEForPreTraining
 from .optim import drop_traces, make_optimizers
 from .presets import TrainConfig, make_config, model_config
+from .register import consensus, register
 
 # %% ../nbs/04_train.ipynb #d33062ec
 class Batches:
@@ -35,7 +36,7 @@ def seed_step(seed, step, process=0):
     "Seed torch for one step of one process."
     torch.manual_seed(int(np.random.SeedSequence([seed, step, process]).generate_state(1)[0]))
 
-# %% ../nbs/04_train.ipynb #2622ee4c
+# %% ../nbs/04_train.ipynb #c9b85db5
 class Trainer:
     "Model, optimiser and schedule of a run on the device at hand."
     def __init__(self, config:TrainConfig, store:BarcodeStore, compute, steps:int):
@@ -43,13 +44,15 @@ class Trainer:
         precision = {torch.bfloat16: 'bf16', torch.float16: 'fp16'}.get(compute.dtype, 'no')
         self.accelerator = Accelerator(cpu=compute.device.type == 'cpu', mixed_precision=precision)
         torch.manual_seed(config.seed)
+        rows = np.concatenate([store.rows(s) for s in ('pretrain', 'other_heldout') if s in store.splits or s == 'pretrain'])
+        sample = np.random.default_rng(config.seed).permutation(rows)[:4000]
+        self.reference = consensus(store.bases[np.sort(sample)]) if config.registered else None
         attention = 'eager' if compute.device.type == 'cpu' else 'sdpa' # two plain products train faster on a CPU
-        model = BarcodeMAEForPreTraining._from_config(model_config(config), attn_implementation=attention)
+        model = BarcodeMAEForPreTraining._from_config(model_config(config, self.reference), attn_implementation=attention)
         optimizers = make_optimizers(model, config.optimizer, config.learning_rate, config.weight_decay)
         self.schedules = [self.schedule(o, max(steps, 2)) for o in optimizers]
         self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
         self.accelerator.register_for_checkpointing(*self.schedules)
-        rows = np.concatenate([store.rows(s) for s in ('pretrain', 'other_heldout') if s in store.splits or s == 'pretrain'])
         self.batches, self.bases = Batches(rows, config.batch_size, config.seed), store.bases
         if compute.device.type == 'cuda': self.bases = torch.from_numpy(np.array(store.bases)).to(compute.device)
 
@@ -59,7 +62,7 @@ class Trainer:
     @property
     def encoder(self): return self.accelerator.unwrap_model(self.model).encoder
 
-# %% ../nbs/04_train.ipynb #1c29b445
+# %% ../nbs/04_train.ipynb #e9eea8af
 @patch
 def step(self:Trainer, number, with_logits=False):
     "One update; the loss and, where asked for, logits and labels."
@@ -68,14 +71,14 @@ def step(self:Trainer, number, with_logits=False):
     seed_step(c.seed, number, a.process_index)
     bases = torch.as_tensor(self.bases[rows]).to(a.device, non_blocking=True)                       # (B, 660)
     offset = torch.randint(0, c.k, (len(bases),), device=a.device) if c.random_offset else None
-    ids, mask = kmer_ids(bases, c.k, offset)                                                        # (B, T)
+    ids, mask = kmer_ids(register(bases, self.reference), c.k, offset)                              # (B, T)
     out = self.model(ids, mask, with_logits=with_logits)
     a.backward(out.loss)
     for optimizer, schedule in zip(self.optimizers, self.schedules): optimizer.step(); schedule.step(); optimizer.zero_grad()
     if a.device.type == 'cpu' and number % 200 == 0: drop_traces(self.optimizers[0])
     return out
 
-# %% ../nbs/04_train.ipynb #bd90e37e
+# %% ../nbs/04_train.ipynb #278d4b5d
 def masked_accuracy(out): # share of hidden k-mers that are guessed right, a tensor
     used = out.labels >= 0
     return (out.logits.argmax(-1) == out.labels)[used].float().mean()
@@ -88,7 +91,7 @@ def validate(trainer:Trainer, bases:np.ndarray) -> dict: # (N, 660) packed bases
     with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
         for i, chunk in enumerate(chunks):
             seed_step(0, i)
-            out = model(*kmer_ids(torch.from_numpy(chunk).to(device), c.k))
+            out = model(*kmer_ids(register(torch.from_numpy(chunk).to(device), trainer.reference), c.k))
             losses.append(out.loss.item() * len(chunk)); hits.append(masked_accuracy(out).item() * len(chunk))
     model.train()
     return dict(val_loss=sum(losses) / len(bases), val_accuracy=100 * sum(hits) / len(bases))

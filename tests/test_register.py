@@ -1,0 +1,76 @@
+"""Guards for barcodemae.register: starts against a plain loop, references found from shuffled starts, what falls off either end, embedding on a reference."""
+import numpy as np, torch
+from hypothesis import given, settings, strategies as st
+
+from barcodemae.core import Compute
+from barcodemae.knn import embed
+from barcodemae.model import BarcodeEncoder, BarcodeMAEConfig
+from barcodemae.register import consensus, register, starts
+from barcodemae.store import PAD, WIDTH, pack, unpack
+
+GENE = ''.join(np.random.default_rng(0).choice(list('ACGT'), 760, p=[.35, .15, .15, .35]))
+
+
+def mutate(text, rng, share=.15):
+    return ''.join(rng.choice(list('ACGT')) if rng.random() < share else c for c in text)
+
+
+def score(barcode, reference, start):
+    pairs = [(c, reference[i + start]) for i, c in enumerate(barcode) if 0 <= i + start < len(reference)]
+    return sum(0 if 'N' in pair else 1 if pair[0] == pair[1] else -1 for pair in pairs)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.text('ACGTN', min_size=1, max_size=30), st.text('ACGTN', min_size=1, max_size=40))
+def test_starts_equal_a_plain_loop(barcode, reference):
+    reach = 12
+    found = int(starts(torch.from_numpy(pack([barcode])), reference, reach))
+    assert score(barcode, reference, found) == max(score(barcode, reference, s) for s in range(-reach, reach + 1))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 400), st.integers(80, 300))
+def test_a_piece_of_the_gene_goes_where_it_belongs(begin, length):
+    reference = GENE[:WIDTH]
+    piece = mutate(reference[begin:begin + length], np.random.default_rng(begin))
+    moved = register(torch.from_numpy(pack([piece])), reference)
+    assert unpack(moved.numpy().clip(max=PAD))[0] == '.' * begin + piece[:WIDTH - begin]
+
+
+def test_ends_are_cut_off():
+    reference = GENE[50:50 + WIDTH]
+    moved = register(torch.from_numpy(pack([GENE[20:680]])), reference)
+    assert unpack(moved.numpy()) == [GENE[50:680]]
+    assert register(moved, None) is moved and len(register(moved[:0], reference)) == 0
+    short = torch.from_numpy(pack([GENE[100:200]]))[:, :120]
+    assert torch.equal(register(short, reference), register(torch.from_numpy(pack([GENE[100:200]])), reference))
+
+
+def test_consensus_finds_the_gene():
+    rng = np.random.default_rng(1)
+    begin = rng.integers(0, 50, 600)
+    barcodes = [mutate(GENE[b:b + 600], rng) for b in begin]
+    reference = consensus(pack(barcodes))
+    assert len(reference) == WIDTH
+    found = starts(torch.from_numpy(pack(barcodes)), reference).numpy()
+    assert len(set((found - begin).tolist())) == 1                       # all lie right with respect to each other
+    inside = reference.replace('N', '')
+    assert len(inside) > 600 and inside in GENE
+
+
+def test_a_registered_encoder_does_not_mind_where_a_barcode_begins():
+    shape = dict(k=6, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
+    compute = Compute(torch.device('cpu'), torch.float32)
+    whole, late = pack([GENE[:WIDTH]]), pack([GENE[7:WIDTH]])             # one base beyond a word: no word in common
+    def agreement(reference):
+        torch.manual_seed(0)
+        encoder = BarcodeEncoder(BarcodeMAEConfig(**shape, reference=reference))
+        a, b = (embed(encoder, x, compute=compute)[0] for x in (whole, late))
+        return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+    assert agreement(GENE[:WIDTH]) > 0.999 and agreement(None) < 0.99
+
+
+def test_the_reference_travels_with_the_encoder(tmp_path):
+    encoder = BarcodeEncoder(BarcodeMAEConfig(k=4, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, reference=GENE[:WIDTH]))
+    encoder.save_pretrained(tmp_path)
+    assert BarcodeEncoder.from_pretrained(tmp_path).config.reference == GENE[:WIDTH]
