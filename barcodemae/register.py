@@ -11,7 +11,7 @@ import numpy as np, torch
 from torch.nn import functional as F
 from .store import LETTERS, PAD, WIDTH, pack, unpack
 
-# %% ../nbs/02b_register.ipynb #0472b518
+# %% ../nbs/02b_register.ipynb #8adb96b7
 def _onehot(bases): return torch.stack([bases == code for code in range(4)], 1).flatten(1).float()       # (B, 4 * L)
 
 def _slide(scores, length): # (4, sites) scores of each base at each site -> (4 * length, sites - length + 1)
@@ -21,14 +21,15 @@ def _slide(scores, length): # (4, sites) scores of each base at each site -> (4 
 def _reference_scores(reference, reach, device):
     sites = torch.from_numpy(pack([reference])).to(device)[0, :len(reference)]
     agrees = torch.stack([sites == code for code in range(4)]).float()
-    return _slide(F.pad((2 * agrees - 1) * (sites < 4), (reach, WIDTH - len(reference) + reach)), WIDTH)
+    return _slide(F.pad((3 * agrees - 1) * (sites < 4), (reach, WIDTH - len(reference) + reach)), WIDTH)
 
 def starts(bases:torch.Tensor, # (B, 660) packed bases
            reference:str, # at most 660 letters ACGTN
            reach:int=WIDTH - 60 # how far before and after the reference's own first base a barcode may begin
-          ) -> torch.Tensor: # (B,) int64, negative where the barcode begins before the reference
+          ) -> torch.Tensor: # (B,) int64, negative where the barcode begins before the reference, 0 where it fits nowhere
     "The site of the reference on which each barcode's first base lies."
-    return (_onehot(bases) @ _reference_scores(reference, reach, bases.device)).argmax(1) - reach
+    score, start = (_onehot(bases) @ _reference_scores(reference, reach, bases.device)).max(1)
+    return torch.where(score > (bases < 4).sum(1) / 4, start - reach, 0)
 
 # %% ../nbs/02b_register.ipynb #334c8fde
 def register(bases:torch.Tensor, # (B, L) packed bases, L at most 660
@@ -40,7 +41,7 @@ def register(bases:torch.Tensor, # (B, L) packed bases, L at most 660
     where = torch.arange(WIDTH, device=bases.device) - starts(bases, reference)[:, None]                 # (B, 660)
     return bases.gather(1, where.clamp(0, WIDTH - 1)).masked_fill((where < 0) | (where >= WIDTH), PAD)
 
-# %% ../nbs/02b_register.ipynb #fed309ff
+# %% ../nbs/02b_register.ipynb #278a0b4a
 def consensus(bases:np.ndarray, # (N, 660) packed bases, a few thousand are enough
               reach:int=60, # how far apart barcodes may begin
               rounds:int=10) -> str: # 660 letters, N where too few barcodes reach
@@ -52,7 +53,7 @@ def consensus(bases:np.ndarray, # (N, 660) packed bases, a few thousand are enou
         counts = torch.zeros(4, WIDTH + 2 * margin)
         for code in range(4): counts[code].scatter_add_(0, site[bases == code], torch.ones(int((bases == code).sum())))
         top, total = counts.max(0).indices, counts.sum(0)
-        agrees = F.one_hot(top, 4).T * 2. - 1
+        agrees = F.one_hot(top, 4).T * 3. - 1
         scores = (agrees * (total > len(bases) / 50))[:, margin - reach:WIDTH + margin + reach]
         last, begin = begin, (onehot @ _slide(scores, WIDTH)).argmax(1) - reach
         if (begin != last).float().mean() < 0.002: break

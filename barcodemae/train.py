@@ -156,7 +156,7 @@ def save_checkpoint(self:RunFolder, trainer, state):
         trainer.accelerator.save_state(str(folder)); write_json(folder/'state.json', state)
     for old in self.checkpoints()[:-1]: shutil.rmtree(old)
 
-# %% ../nbs/04_train.ipynb #5d89513a
+# %% ../nbs/04_train.ipynb #7951d27c
 def _tensorboard(path, step): # a writer where TensorBoard is installed
     try: from torch.utils.tensorboard import SummaryWriter
     except ImportError: return None
@@ -169,7 +169,7 @@ class Run:
         self.config, self.store, compute = config, store, compute or probe_compute()
         schedule = self.folder.path/'schedule.json'
         if not schedule.exists(): write_json(schedule, dict(steps=budget_in_steps(config, store, compute), precision=str(compute.dtype)))
-        self.state = dict(step=0, steps=read_json(schedule)['steps'], seconds=0., best=None)
+        self.state = dict(step=0, steps=read_json(schedule)['steps'], looks=0, seconds=0., best=None)
         precision = read_json(schedule)['precision']
         self.compute = Compute(compute.device, getattr(torch, precision.removeprefix('torch.')))  # a continued run keeps its precision
         self.trainer = Trainer(config, store, self.compute, self.state['steps'])
@@ -181,7 +181,7 @@ class Run:
         held_out = next((s for s in ('val', 'val_unseen', 'train') if s in store.splits), 'pretrain')
         self.held_out = np.array(store.bases[store.rows(held_out)[:512]])
 
-# %% ../nbs/04_train.ipynb #c700f587
+# %% ../nbs/04_train.ipynb #1cebfd03
 @patch
 def write(self:Run, **values):
     "A line of metrics, for the file and for TensorBoard."
@@ -201,35 +201,36 @@ def look(self:Run):
     if self.state['step'] and (best is None or merit > best['merit']):
         self.state['best'] = dict(step=self.state['step'], merit=merit)
         self.folder.save_encoder('best', self.trainer.encoder)
-    if self.config.minutes and 0 < self.state['step'] < self.state['steps']: self.keep_to_time()
 
 @patch
 def keep_to_time(self:Run):
     "Fit the steps that are left to the minutes that are left, at the pace so far."
     state, accelerator = self.state, self.trainer.accelerator
+    if not self.config.minutes or state['step'] == state['steps']: return
     left = state['step'] / state['seconds'] * (60 * self.config.minutes - state['seconds'])
     left = max(1, round(accelerator.reduce(torch.tensor(left, device=accelerator.device), 'mean').item()))  # the same in all processes
     self.trainer.spread(left); state['steps'] = state['step'] + left
 
-# %% ../nbs/04_train.ipynb #6d1a931d
+# %% ../nbs/04_train.ipynb #486a24ce
 @patch
 def go(self:Run) -> dict: # the record
     "Train to the end of the budget."
     state, trainer, c = self.state, self.trainer, self.config
-    looks = sum('val_loss' in line for line in self.folder.history())
-    saved, losses, size = time.perf_counter(), [], trainer.batches.size
+    saved, losses, size = time.perf_counter(), state.pop('losses', []), trainer.batches.size
     with progress(total=state['steps'] * size, desc=f'{c.variant} on {c.dataset}', unit='barcodes') as bar:
         bar.update(state['step'] * size)
         while True:
-            if state['step'] >= round(looks * state['steps'] / c.validations): self.look(); looks += 1; bar.total = state['steps'] * size
+            if state['step'] >= round(state['looks'] * state['steps'] / c.validations):
+                self.look(); state['looks'] = max(state['looks'], state['step'] * c.validations // state['steps']) + 1
             if state['step'] == state['steps']: break
             start, due = time.perf_counter(), (state['step'] + 1) % c.log_steps == 0 or state['step'] + 1 == state['steps']
             out = trainer.step(state['step'], with_logits=due)
             losses.append(out.loss.detach()); state['step'] += 1; bar.update(size)
-            if due: line = dict(loss=torch.stack(losses).mean().item(), accuracy=100 * masked_accuracy(out).item())
+            if due: line = dict(loss=float(np.mean([float(l) for l in losses])), accuracy=100 * masked_accuracy(out).item())
             state['seconds'] += time.perf_counter() - start
-            if due: self.log_line(line, bar); losses = []
-            if self.checkpoint_due(saved): self.folder.save_checkpoint(trainer, state); saved = time.perf_counter()
+            if due: self.log_line(line, bar); losses = []; self.keep_to_time(); bar.total = state['steps'] * size
+            if self.checkpoint_due(saved):
+                self.folder.save_checkpoint(trainer, state | dict(losses=[float(l) for l in losses])); saved = time.perf_counter()
     return self.finish()
 
 # %% ../nbs/04_train.ipynb #31f0711e

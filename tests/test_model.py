@@ -6,7 +6,7 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
 
 import barcodemae
 from barcodemae.core import InputError
-from barcodemae.model import VARIANTS, BarcodeEncoder, BarcodeMAEConfig, BarcodeMAEForPreTraining, load_encoder, random_masking
+from barcodemae.model import VARIANTS, BarcodeEncoder, BarcodeMAEConfig, BarcodeMAEForPreTraining, hidden_word_loss, load_encoder, random_masking
 from barcodemae.store import pack
 from barcodemae.tokenizer import FIRST_KMER, KmerTokenizer, kmer_ids
 
@@ -20,6 +20,30 @@ def model(variant='mae', seed=0, **changes):
 
 
 def tokens(*barcodes, k=4): return kmer_ids(torch.from_numpy(pack(list(barcodes))), k)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 40), st.integers(1, 50), st.integers(0, 1000), st.floats(0, 1))
+def test_loss_in_blocks_is_cross_entropy(n, block, seed, absent):
+    torch.manual_seed(seed)
+    head, states, labels = torch.nn.Linear(8, 64), torch.randn(n, 8, requires_grad=True), torch.randint(0, 64, (n,))
+    labels[torch.rand(n) < absent] = -100
+    def slopes(loss): return loss.detach(), *torch.autograd.grad(3 * loss, (states, *head.parameters()))
+    blocks = slopes(hidden_word_loss(states, head, labels, block))
+    if (labels >= 0).any():
+        for a, b in zip(blocks, slopes(torch.nn.functional.cross_entropy(head(states), labels))): assert torch.allclose(a, b, atol=1e-5)
+    else: assert all((part == 0).all() for part in blocks)
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_loss_in_blocks_with_autocast(variant):
+    ids, mask = tokens(*BATCH)
+    net, m = model(variant), random_masking(ids, mask, .5)
+    with torch.autocast('cpu', torch.bfloat16):
+        a, b = net(ids, mask, m, with_logits=True), net(ids, mask, m, with_logits=False)
+    assert b.logits is None and torch.equal(a.labels, b.labels) and torch.allclose(a.loss, b.loss, atol=2e-3)
+    for loss in (a.loss, b.loss): loss.backward(retain_graph=True)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
 
 
 BATCH = ('ACGTTTGACCATGGGTACCA' * 30, 'ACGTNNNNCCATGGGTACCA' * 7, 'ACG', 'N' * 40 + 'ACGT' * 3)

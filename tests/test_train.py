@@ -6,7 +6,8 @@ import pytest, torch
 
 from barcodemae.core import Compute, InputError, find_dataset
 from barcodemae.store import prepare
-from barcodemae.train import Batches, Run, make_config, train
+from barcodemae.presets import make_config
+from barcodemae.train import Batches, Run, Trainer, train
 
 CPU = Compute(torch.device('cpu'), torch.float32)
 TINY = dict(hidden_size=16, decoder_hidden_size=16, batch_size=8, validations=2, log_steps=1)
@@ -20,9 +21,10 @@ PROGRAM = '''
 import sys, torch
 from barcodemae.core import Compute
 from barcodemae.store import BarcodeStore
-from barcodemae.train import make_config, train
+from barcodemae.presets import make_config
+from barcodemae.train import train
 torch.set_num_threads(1)
-config = make_config('demo', variant=sys.argv[3], steps=60, checkpoint_steps=7, dropout=0.1, hidden_size=16, decoder_hidden_size=16, batch_size=8, validations=2, log_steps=1)
+config = make_config('demo', variant=sys.argv[3], steps=60, checkpoint_steps=7, dropout=0.1, hidden_size=16, decoder_hidden_size=16, batch_size=8, validations=2, log_steps=2, registered=True)
 train(config, BarcodeStore.open(sys.argv[1]), sys.argv[2], Compute(torch.device('cpu'), torch.float32))
 '''
 
@@ -39,7 +41,7 @@ def finish(process):
 def test_killed_run_ends_with_the_same_bits(store, tmp_path, variant):
     whole, broken = tmp_path/'whole', tmp_path/'broken'
     straight = start(store, whole, variant)
-    for kill_after in (10, 30):                                     # killed twice, between checkpoints
+    for kill_after in (6, 18):                                    # killed twice, between checkpoints
         process = start(store, broken, variant)
         while not (broken/'metrics.jsonl').exists() or len((broken/'metrics.jsonl').read_text().splitlines()) < kill_after:
             assert process.poll() is None, process.stderr.read()
@@ -75,6 +77,28 @@ def test_budgets(store, tmp_path):
     minutes = Run(make_config('demo', minutes=1, **TINY), store, tmp_path/'minutes', CPU)
     assert minutes.state["steps"] > 10 and json.loads((tmp_path/'minutes/schedule.json').read_text()) == {"steps": minutes.state["steps"], 'precision': 'torch.float32'}
     assert make_config('demo', steps=5).minutes is None and make_config('demo').minutes
+
+
+@pytest.mark.parametrize('left', [17, 200])
+def test_the_rest_of_the_schedule_is_spread_over_the_steps_left(store, left):
+    trainer = Trainer(make_config('demo', steps=50, **TINY), store, CPU, 50)
+    rate = lambda: trainer.schedules[0].get_last_lr()[0]
+    for step in range(20): trainer.step(step)
+    before = rate()
+    trainer.spread(left)
+    rates = [rate()]
+    for step in range(20, 20 + left): trainer.step(step); rates.append(rate())
+    assert rates[0] == pytest.approx(before, rel=.1) and rates[:-1] == sorted(rates[:-1], reverse=True) # goes on where it stood, past its peak
+    assert rates[-2] < before / 2
+    assert len(trainer.schedules) == 2 and trainer.schedules[0].last_epoch == trainer.schedules[1].last_epoch == trainer.schedules[0].total_steps
+
+
+def test_a_budget_in_minutes_is_kept(store, tmp_path, monkeypatch):
+    monkeypatch.setattr('barcodemae.train.budget_in_steps', lambda *a, **k: 4000)                 # a guess that is far too high
+    record = train(make_config('demo', minutes=.05, **{**TINY, 'validations': 10}), store, tmp_path, CPU)
+    assert record['steps'] < 4000 and json.loads((tmp_path/'metrics.jsonl').read_text().splitlines()[-1])['step'] == record['steps']
+    assert sum('val_loss' in json.loads(l) for l in (tmp_path/'metrics.jsonl').read_text().splitlines()) > 5
+    assert record['seconds_training'] < 20
 
 
 def test_every_barcode_once_an_epoch():
