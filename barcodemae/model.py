@@ -146,12 +146,13 @@ def decode(self:BarcodeMAEForPreTraining, encoded, attention_mask, m:Masking):
         h = everywhere.scatter(1, m.kept[..., None].expand_as(h), h)
     return self.decoder(inputs_embeds=h, attention_mask=attention_mask).last_hidden_state
 
-# %% ../nbs/03_model.ipynb #1ab50907
+# %% ../nbs/03_model.ipynb #8aef9394
 class _BlockwiseCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, states, weight, bias, labels, block):
         n = (labels >= 0).sum().clamp(min=1)
-        loss, to_states, to_weight, to_bias = 0., torch.empty_like(states), torch.zeros_like(weight, dtype=torch.float32), torch.zeros_like(bias, dtype=torch.float32)
+        loss, to_states = states.new_zeros((), dtype=torch.float32), torch.empty_like(states)
+        to_weight, to_bias = torch.zeros_like(weight, dtype=torch.float32), torch.zeros_like(bias, dtype=torch.float32)
         for here in (slice(i, i + block) for i in range(0, len(states), block)):
             label, used = labels[here].clamp(min=0)[:, None], (labels[here] >= 0)[:, None]
             logits = torch.addmm(bias, states[here], weight.T).float()
