@@ -136,6 +136,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'barcodemae.report.brief': ('report.html#brief', 'barcodemae/report.py'),
                                    'barcodemae.report.kept_runs': ('report.html#kept_runs', 'barcodemae/report.py'),
                                    'barcodemae.report.main': ('report.html#main', 'barcodemae/report.py'),
+                                   'barcodemae.report.reading_row': ('report.html#reading_row', 'barcodemae/report.py'),
                                    'barcodemae.report.save_figure': ('report.html#save_figure', 'barcodemae/report.py'),
                                    'barcodemae.report.table': ('report.html#table', 'barcodemae/report.py'),
                                    'barcodemae.report.verdict': ('report.html#verdict', 'barcodemae/report.py'),

@@ -233,7 +233,7 @@ def _measured_dtype(device):
     gain = matmul_gflops(device, torch.bfloat16, n) / matmul_gflops(device, torch.float32, n)
     return torch.bfloat16 if gain >= 1.5 else torch.float32
 
-# %% ../nbs/00_core.ipynb #a9e71df4
+# %% ../nbs/00_core.ipynb #9718cdcc
 def probe_compute(
     device='auto', # 'auto' (a CUDA GPU where there is one, else the CPU), 'cpu', 'cuda', 'cuda:1', 'mps'
 ) -> Compute:
@@ -241,7 +241,7 @@ def probe_compute(
     if str(device) == 'auto': device = 'cuda' if torch.cuda.is_available() else 'cpu'
     try: torch.empty(1, device=(device := torch.device(device)))
     except (RuntimeError, AssertionError, NotImplementedError) as e:
-        raise InputError(f'this device cannot be used here ({str(e).splitlines()[0]})', record=f'device {device}',
+        raise InputError(f'this device cannot be used here ({str(e).partition(chr(10))[0]})', record=f'device {device}',
             mend='set device = auto or cpu, in settings.ini or BARCODEMAE_DEVICE') from None
     return Compute(device, _measured_dtype(device))
 

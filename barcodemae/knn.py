@@ -19,7 +19,7 @@ from .tokenizer import FIRST_KMER, MAX_LENGTH, kmer_ids
 from .register import register
 from .model import BarcodeEncoder, load_encoder
 
-# %% ../nbs/05_knn.ipynb #47f86b20
+# %% ../nbs/05_knn.ipynb #6fa38bf8
 def _no_kmer(bases, rows, names, k):
     row = rows[0]
     return InputError(f"no word of {k} bases A, C, G, T in this barcode of {int((bases[row] != PAD).sum())} bases ({len(rows)} such)",
@@ -42,7 +42,7 @@ def embed(encoder:BarcodeEncoder, # in evaluation mode afterwards
     order, empty = np.argsort(-lengths, kind='stable'), []
     with progress(total=len(bases), desc=desc, unit='barcodes') as bar:
         for rows in (order[i:i + batch_size] for i in range(0, len(order), batch_size)):
-            length = max(k, min(MAX_LENGTH, -(-int(lengths[rows[0]]) // k) * k)) if reference is None else None # registered barcodes begin anywhere
+            length = max(k, min(MAX_LENGTH, -(-int(lengths[rows[0]]) // k) * k))
             ids, mask = kmer_ids(register(torch.from_numpy(np.ascontiguousarray(bases[rows, :length])).to(compute.device), reference), k)
             with compute.autocast(): vectors = encoder.embed(ids, mask, all_layers)
             out[rows] = vectors.cpu().numpy()

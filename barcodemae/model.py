@@ -146,7 +146,7 @@ def decode(self:BarcodeMAEForPreTraining, encoded, attention_mask, m:Masking):
         h = everywhere.scatter(1, m.kept[..., None].expand_as(h), h)
     return self.decoder(inputs_embeds=h, attention_mask=attention_mask).last_hidden_state
 
-# %% ../nbs/03_model.ipynb #8aef9394
+# %% ../nbs/03_model.ipynb #b991d3ea
 class _BlockwiseCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, states, weight, bias, labels, block):
@@ -158,14 +158,16 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
             logits = torch.addmm(bias, states[here], weight.T).float()
             log_sum = logits.logsumexp(1, keepdim=True)
             loss = loss + ((log_sum - logits.gather(1, label)) * used).sum()
-            slope = logits.sub_(log_sum).exp_().scatter_add_(1, label, logits.new_full(label.shape, -1)).mul_(used / n)
+            slope = logits.sub_(log_sum).exp_().scatter_add_(1, label, logits.new_full(label.shape, -1)).mul_(used)
             to_bias += slope.sum(0); slope = slope.to(states.dtype)
             to_states[here] = slope @ weight; to_weight += slope.T @ states[here]
-        ctx.save_for_backward(to_states, to_weight.to(weight.dtype), to_bias.to(bias.dtype))
+        ctx.save_for_backward(n, to_states, to_weight, to_bias)
         return loss / n
 
     @staticmethod
-    def backward(ctx, slope): return *(slope * g for g in ctx.saved_tensors), None, None
+    def backward(ctx, slope):
+        n, to_states, to_weight, to_bias = ctx.saved_tensors
+        return *((slope / n * g).to(to_states.dtype) for g in (to_states, to_weight, to_bias)), None, None
 
 def hidden_word_loss(states:torch.Tensor, # (N, D)
                      head:nn.Linear, # D -> 4^k

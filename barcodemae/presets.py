@@ -52,7 +52,7 @@ def model_config(c:TrainConfig, reference:str=None # consensus that barcodes are
         decoder_hidden_size=c.decoder_hidden_size, decoder_num_hidden_layers=c.decoder_layers,
         decoder_num_attention_heads=c.decoder_heads, hidden_dropout_prob=c.dropout, attention_probs_dropout_prob=c.dropout)
 
-# %% ../nbs/03c_presets.ipynb #4c693b02
+# %% ../nbs/03c_presets.ipynb #e32360d4
 _SMALL = dict(k=6, hidden_size=64, layers=1, heads=2, decoder_hidden_size=64, decoder_layers=1, decoder_heads=2, dropout=0.,
               random_offset=False, batch_size=32, optimizer='muon', learning_rate=5e-3, warmup=0.1)
 PRESETS = {
@@ -60,7 +60,7 @@ PRESETS = {
     'canada': dict(dataset='canada'),
     'demo': dict(_SMALL, dataset='demo', minutes=4.5),
     'mini': dict(_SMALL, dataset='coi_mini', registered=True, hidden_size=256, heads=4, decoder_hidden_size=128, minutes=40.),
-    'gpu': dict(dataset='coi_mini', hidden_size=384, decoder_hidden_size=384, batch_size=512, learning_rate=8e-4, minutes=10.),
+    'gpu': dict(dataset='coi_mini', registered=True, random_offset=False, hidden_size=384, decoder_hidden_size=384, batch_size=512, learning_rate=8e-4, minutes=10.),
 }
 
 def make_config(preset:str, # a name in `PRESETS`

@@ -36,7 +36,7 @@ def seed_step(seed, step, process=0):
     "Seed torch for one step of one process."
     torch.manual_seed(int(np.random.SeedSequence([seed, step, process]).generate_state(1)[0]))
 
-# %% ../nbs/04_train.ipynb #c9b85db5
+# %% ../nbs/04_train.ipynb #af73cc54
 class Trainer:
     "Model, optimiser and schedule of a run on the device at hand."
     def __init__(self, config:TrainConfig, store:BarcodeStore, compute, steps:int):
@@ -45,8 +45,8 @@ class Trainer:
         self.accelerator = Accelerator(cpu=compute.device.type == 'cpu', mixed_precision=precision)
         torch.manual_seed(config.seed)
         rows = np.concatenate([store.rows(s) for s in ('pretrain', 'other_heldout') if s in store.splits or s == 'pretrain'])
-        sample = np.random.default_rng(config.seed).permutation(rows)[:4000]
-        self.reference = consensus(store.bases[np.sort(sample)]) if config.registered else None
+        self.reference = None
+        if config.registered: self.reference = consensus(store.bases[np.sort(np.random.default_rng(config.seed).permutation(rows)[:4000])])
         attention = 'eager' if compute.device.type == 'cpu' else 'sdpa' # two plain products train faster on a CPU
         model = BarcodeMAEForPreTraining._from_config(model_config(config, self.reference), attn_implementation=attention)
         optimizers = make_optimizers(model, config.optimizer, config.learning_rate, config.weight_decay)
@@ -211,12 +211,12 @@ def keep_to_time(self:Run):
     left = max(1, round(accelerator.reduce(torch.tensor(left, device=accelerator.device), 'mean').item()))  # the same in all processes
     self.trainer.spread(left); state['steps'] = state['step'] + left
 
-# %% ../nbs/04_train.ipynb #486a24ce
+# %% ../nbs/04_train.ipynb #5b4bf9cb
 @patch
 def go(self:Run) -> dict: # the record
     "Train to the end of the budget."
     state, trainer, c = self.state, self.trainer, self.config
-    saved, losses, size = time.perf_counter(), state.pop('losses', []), trainer.batches.size
+    saved, size, total = time.perf_counter(), trainer.batches.size, torch.tensor(state.pop('total', 0.), device=trainer.accelerator.device) # of losses since the last line
     with progress(total=state['steps'] * size, desc=f'{c.variant} on {c.dataset}', unit='barcodes') as bar:
         bar.update(state['step'] * size)
         while True:
@@ -225,12 +225,11 @@ def go(self:Run) -> dict: # the record
             if state['step'] == state['steps']: break
             start, due = time.perf_counter(), (state['step'] + 1) % c.log_steps == 0 or state['step'] + 1 == state['steps']
             out = trainer.step(state['step'], with_logits=due)
-            losses.append(out.loss.detach()); state['step'] += 1; bar.update(size)
-            if due: line = dict(loss=float(np.mean([float(l) for l in losses])), accuracy=100 * masked_accuracy(out).item())
+            total += out.loss.detach(); state['step'] += 1; bar.update(size)
+            if due: line = dict(loss=total.item() / ((state['step'] - 1) % c.log_steps + 1), accuracy=100 * masked_accuracy(out).item())
             state['seconds'] += time.perf_counter() - start
-            if due: self.log_line(line, bar); losses = []; self.keep_to_time(); bar.total = state['steps'] * size
-            if self.checkpoint_due(saved):
-                self.folder.save_checkpoint(trainer, state | dict(losses=[float(l) for l in losses])); saved = time.perf_counter()
+            if due: self.log_line(line, bar); total.zero_(); self.keep_to_time(); bar.total = state['steps'] * size
+            if self.checkpoint_due(saved): self.folder.save_checkpoint(trainer, state | dict(total=total.item())); saved = time.perf_counter()
     return self.finish()
 
 # %% ../nbs/04_train.ipynb #31f0711e
