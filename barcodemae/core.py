@@ -233,25 +233,26 @@ def _measured_dtype(device):
     gain = matmul_gflops(device, torch.bfloat16, n) / matmul_gflops(device, torch.float32, n)
     return torch.bfloat16 if gain >= 1.5 else torch.float32
 
-# %% ../nbs/00_core.ipynb #9718cdcc
+# %% ../nbs/00_core.ipynb #2dd87cdf
 def probe_compute(
     device='auto', # 'auto' (a CUDA GPU where there is one, else the CPU), 'cpu', 'cuda', 'cuda:1', 'mps'
 ) -> Compute:
     "Device, and precision by a short measurement; `InputError` where there is no such device."
     if str(device) == 'auto': device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    if str(device) == 'cuda' and torch.cuda.device_count() > 1: device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" # a GPU for each process
     try: torch.empty(1, device=(device := torch.device(device)))
     except (RuntimeError, AssertionError, NotImplementedError) as e:
         raise InputError(f'this device cannot be used here ({str(e).partition(chr(10))[0]})', record=f'device {device}',
             mend='set device = auto or cpu, in settings.ini or BARCODEMAE_DEVICE') from None
     return Compute(device, _measured_dtype(device))
 
-# %% ../nbs/00_core.ipynb #a7d9ae7f
+# %% ../nbs/00_core.ipynb #f4e94e42
 @functools.cache
 def keep_memory() -> bool: # could the C library be told?
-    "Let this process keep up to 1 GiB of freed memory for itself. Does nothing where the C library is not glibc."
+    "Let this process keep freed memory for itself. Does nothing where the C library is not glibc."
     if not sys.platform.startswith('linux') or not hasattr(libc := ctypes.CDLL(None), 'mallopt'): return False
-    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-    return bool(libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)) and bool(libc.mallopt(M_TRIM_THRESHOLD, 1 << 30))
+    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+    return bool(libc.mallopt(M_MMAP_MAX, 0)) and bool(libc.mallopt(M_TRIM_THRESHOLD, -1))  # no pieces of their own, never hand back
 
 # %% ../nbs/00_core.ipynb #aa2b7bd3
 warnings.filterwarnings('ignore', message='IProgress not found')

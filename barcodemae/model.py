@@ -6,7 +6,7 @@
 __all__ = ['VARIANTS', 'BarcodeMAEConfig', 'decoder_config', 'BarcodeEncoder', 'Masking', 'random_masking',
            'BarcodeMAEForPreTraining', 'hidden_word_loss', 'PreTrainingOutput', 'load_encoder']
 
-# %% ../nbs/03_model.ipynb #4d8ceb8c
+# %% ../nbs/03_model.ipynb #b112d9b3
 from .core import InputError
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoTokenizer, BertConfig, BertModel, PreTrainedModel
 from transformers.utils import ModelOutput
+from .layers import lower_precision
 from .tokenizer import FIRST_KMER, MASK_ID, KmerTokenizer, check_k, pad_id
 
 # %% ../nbs/03_model.ipynb #e4c9eeca
@@ -59,12 +60,14 @@ def decoder_config(config:BarcodeMAEConfig) -> BertConfig:
                       intermediate_size=width * config.intermediate_size // config.hidden_size,
                       attn_implementation=config._attn_implementation, **{name: getattr(config, name) for name in same})
 
-# %% ../nbs/03_model.ipynb #60202cb9
+# %% ../nbs/03_model.ipynb #96c4ebeb
 class BarcodeEncoder(BertModel):
     "BERT over k-mers, without pooler. `forward` gives `last_hidden_state` (B, T, D), `embed` one vector a barcode."
     config_class = BarcodeMAEConfig
 
-    def __init__(self, config): super().__init__(config, add_pooling_layer=False)
+    def __init__(self, config):
+        super().__init__(config, add_pooling_layer=False)
+        self.embeddings.register_forward_hook(lower_precision)
 
     def embed(self, input_ids, # (B, T) token ids
               attention_mask,  # (B, T) 1 where there is a token
@@ -78,7 +81,7 @@ class BarcodeEncoder(BertModel):
         mean = lambda hidden: (hidden.float() * weight).sum(1) / weight.sum(1).clamp(min=1)
         return torch.stack([mean(h) for h in out.hidden_states], 1) if all_layers else mean(out.last_hidden_state)
 
-# %% ../nbs/03_model.ipynb #a94f330d
+# %% ../nbs/03_model.ipynb #fb6d51a9
 @dataclass
 class Masking:
     "Which tokens of a batch are hidden and which the encoder keeps: positions, and flags of the places in use."
@@ -89,14 +92,16 @@ class Masking:
 
 def random_masking(input_ids:torch.Tensor, # (B, T)
                    attention_mask:torch.Tensor, # (B, T)
-                   ratio:float # share of k-mers to hide
+                   ratio:float, # share of k-mers to hide
+                   noise=None # (B, T) random numbers in [0, 1); drawn here when absent
                   ) -> Masking:
     "Hide floor(ratio * n) of each barcode's n k-mers at random (paper §2.2.2, with a fixed count)."
     B, T = input_ids.shape
     attended = attention_mask.bool()
     kmer = attended & (input_ids >= FIRST_KMER)
     M = int(ratio * T)
-    order = torch.rand(B, T, device=input_ids.device).masked_fill(~kmer, 2).argsort(1) # k-mers first, shuffled
+    noise = torch.rand(B, T, device=input_ids.device) if noise is None else noise
+    order = noise.masked_fill(~kmer, 2).argsort(1)                                     # k-mers first, shuffled
     masked = order[:, :M]
     masked_used = torch.arange(M, device=input_ids.device) < (ratio * kmer.sum(1, keepdim=True)).floor()
     hidden = torch.zeros_like(kmer).scatter(1, masked, masked_used)
@@ -104,7 +109,7 @@ def random_masking(input_ids:torch.Tensor, # (B, T)
     kept = first.argsort(dim=1, stable=True)[:, :T - M]
     return Masking(masked, masked_used, kept, first.gather(1, kept) < 2)
 
-# %% ../nbs/03_model.ipynb #80ec821b
+# %% ../nbs/03_model.ipynb #7f60eaa5
 class BarcodeMAEForPreTraining(PreTrainedModel):
     "Encoder, decoder and k-mer head in the three variants of the configuration (paper §2.2.1, Figure 1)."
     config_class, base_model_prefix, main_input_name = BarcodeMAEConfig, 'encoder', 'input_ids'
@@ -115,6 +120,7 @@ class BarcodeMAEForPreTraining(PreTrainedModel):
         self.encoder, width = BarcodeEncoder(config), config.hidden_size
         if config.variant != 'encoder_only':
             self.decoder = BertModel(decoder_config(config), add_pooling_layer=False)
+            self.decoder.embeddings.register_forward_hook(lower_precision)
             if config.variant == 'mae_with_mask': self.decoder.set_input_embeddings(None)  # it is never given [MASK]
             width = self.decoder.config.hidden_size
             self.projection = nn.Identity() if width == config.hidden_size else nn.Linear(config.hidden_size, width)

@@ -5,22 +5,25 @@
 # %% auto #0
 __all__ = ['Batches', 'seed_step', 'Trainer', 'masked_accuracy', 'validate', 'budget_in_steps', 'RunFolder', 'Run', 'train']
 
-# %% ../nbs/04_train.ipynb #c2992e06
+# %% ../nbs/04_train.ipynb #30619143
 from dataclasses import asdict
 from pathlib import Path
 import json, shutil, time
 import numpy as np, torch
+from contextlib import nullcontext
 from .core import Compute, InputError, atomic_path, keep_memory, machine_record, probe_compute, progress, read_json, write_json
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list
 from fastcore.basics import patch
 from .store import BarcodeStore
 from .tokenizer import KmerTokenizer, kmer_ids
-from .model import BarcodeMAEForPreTraining
+from .layers import quicken
+from .model import BarcodeMAEForPreTraining, random_masking
 from .optim import drop_traces, make_optimizers
 from .presets import TrainConfig, make_config, model_config
 from .register import consensus, register
 
-# %% ../nbs/04_train.ipynb #d33062ec
+# %% ../nbs/04_train.ipynb #e77a264a
 class Batches:
     "Rows of each step's barcodes, shuffled anew each epoch: `batches(step)` -> (B,) row numbers."
     def __init__(self, rows, batch_size, seed):
@@ -32,11 +35,11 @@ class Batches:
         if epoch != self.epoch: self.epoch, self.order = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.rows)
         return self.order[i * self.size:(i + 1) * self.size]
 
-def seed_step(seed, step, process=0):
-    "Seed torch for one step of one process."
-    torch.manual_seed(int(np.random.SeedSequence([seed, step, process]).generate_state(1)[0]))
+def seed_step(seed, step, stream=0):
+    "Seed torch for one step; dropout has a stream of its own in each process."
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, stream]).generate_state(1)[0]))
 
-# %% ../nbs/04_train.ipynb #af73cc54
+# %% ../nbs/04_train.ipynb #c7494b6b
 class Trainer:
     "Model, optimiser and schedule of a run on the device at hand."
     def __init__(self, config:TrainConfig, store:BarcodeStore, compute, steps:int):
@@ -47,8 +50,8 @@ class Trainer:
         rows = np.concatenate([store.rows(s) for s in ('pretrain', 'other_heldout') if s in store.splits or s == 'pretrain'])
         self.reference = None
         if config.registered: self.reference = consensus(store.bases[np.sort(np.random.default_rng(config.seed).permutation(rows)[:4000])])
-        attention = 'eager' if compute.device.type == 'cpu' else 'sdpa' # two plain products train faster on a CPU
-        model = BarcodeMAEForPreTraining._from_config(model_config(config, self.reference), attn_implementation=attention)
+        self.reference, = broadcast_object_list([self.reference])
+        model = quicken(BarcodeMAEForPreTraining(model_config(config, self.reference)), compute.device)
         optimizers = make_optimizers(model, config.optimizer, config.learning_rate, config.weight_decay)
         self.schedules = [self.schedule(o, max(steps, 2)) for o in optimizers]
         self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
@@ -59,26 +62,34 @@ class Trainer:
     def schedule(self, optimizer, steps, done=-1):
         return torch.optim.lr_scheduler.OneCycleLR(optimizer, self.config.learning_rate, steps, pct_start=self.config.warmup, last_epoch=done)
 
+    def agree(self, *numbers): # floats: the means over all processes
+        return self.accelerator.reduce(torch.tensor(numbers, device=self.accelerator.device), 'mean').tolist()
+
     @property
     def encoder(self): return self.accelerator.unwrap_model(self.model).encoder
 
-# %% ../nbs/04_train.ipynb #e9eea8af
+# %% ../nbs/04_train.ipynb #8cf6ba0a
 @patch
 def step(self:Trainer, number, with_logits=False):
     "One update; the loss and, where asked for, logits and labels."
     a, c = self.accelerator, self.config
-    rows = self.batches(number)[a.process_index::a.num_processes]
-    seed_step(c.seed, number, a.process_index)
-    bases = torch.as_tensor(self.bases[rows]).to(a.device, non_blocking=True)                       # (B, 660)
-    offset = torch.randint(0, c.k, (len(bases),), device=a.device) if c.random_offset else None
+    mine, size = slice(a.process_index, None, a.num_processes), self.batches.size
+    seed_step(c.seed, number)
+    bases = torch.as_tensor(self.bases[self.batches(number)[mine]]).to(a.device, non_blocking=True) # (B, 660)
+    offset = torch.randint(0, c.k, (size,), device=a.device)[mine] if c.random_offset else None
     ids, mask = kmer_ids(register(bases, self.reference), c.k, offset)                              # (B, T)
-    out = self.model(ids, mask, with_logits=with_logits)
+    hidden = random_masking(ids, mask, c.mask_ratio, torch.rand(size, ids.shape[1], device=a.device)[mine])
+    seed_step(c.seed, number, 1 + a.process_index)
+    out = self.model(ids, mask, hidden, with_logits=with_logits)
+    if a.num_processes > 1:
+        used = hidden.masked_used.sum().float()
+        out.loss = out.loss * used * a.num_processes / a.reduce(used.clone())
     a.backward(out.loss)
     for optimizer, schedule in zip(self.optimizers, self.schedules): optimizer.step(); schedule.step(); optimizer.zero_grad()
     if a.device.type == 'cpu' and number % 200 == 0: drop_traces(self.optimizers[0])
     return out
 
-# %% ../nbs/04_train.ipynb #278d4b5d
+# %% ../nbs/04_train.ipynb #05200a83
 def masked_accuracy(out): # share of hidden k-mers that are guessed right, a tensor
     used = out.labels >= 0
     return (out.logits.argmax(-1) == out.labels)[used].float().mean()
@@ -86,17 +97,17 @@ def masked_accuracy(out): # share of hidden k-mers that are guessed right, a ten
 @torch.no_grad()
 def validate(trainer:Trainer, bases:np.ndarray) -> dict: # (N, 660) packed bases -> val_loss in nats, val_accuracy in percent
     "Loss and masked accuracy on held-out barcodes."
-    model, c, device = trainer.model.eval(), trainer.config, trainer.accelerator.device
+    model, c, device = trainer.accelerator.unwrap_model(trainer.model).eval(), trainer.config, trainer.accelerator.device
     losses, hits, chunks = [], [], np.array_split(bases, -(-len(bases) // 128))
     with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
         for i, chunk in enumerate(chunks):
             seed_step(0, i)
-            out = model(*kmer_ids(register(torch.from_numpy(chunk).to(device), trainer.reference), c.k))
+            with trainer.accelerator.autocast(): out = model(*kmer_ids(register(torch.from_numpy(chunk).to(device), trainer.reference), c.k))
             losses.append(out.loss.item() * len(chunk)); hits.append(masked_accuracy(out).item() * len(chunk))
     model.train()
     return dict(val_loss=sum(losses) / len(bases), val_accuracy=100 * sum(hits) / len(bases))
 
-# %% ../nbs/04_train.ipynb #3c17ca4a
+# %% ../nbs/04_train.ipynb #211cb0ec
 def budget_in_steps(config:TrainConfig, store:BarcodeStore, compute, trial:float=5 # seconds to time, after as many to warm up
                    ) -> int:
     "Number of steps that the budget buys."
@@ -105,7 +116,7 @@ def budget_in_steps(config:TrainConfig, store:BarcodeStore, compute, trial:float
     if not config.minutes: return round(config.epochs * trainer.batches.per_epoch)
     def pace(steps=0): # steps a second
         start = time.perf_counter()
-        while (spent := time.perf_counter() - start) < trial or steps < 2: trainer.step(steps).loss.item(); steps += 1
+        while (spent := trainer.agree(time.perf_counter() - start)[0]) < trial or steps < 2: trainer.step(steps).loss.item(); steps += 1
         return steps / spent
     pace()
     return max(1, round(60 * config.minutes * pace()))
@@ -117,23 +128,28 @@ def spread(self:Trainer, left:int): # steps
         total = round(left / (1 - schedule.last_epoch / schedule.total_steps))
         schedule.load_state_dict(self.schedule(schedule.optimizer, total, total - left - 1).state_dict())
 
-# %% ../nbs/04_train.ipynb #3ab5dce3
+# %% ../nbs/04_train.ipynb #4a305146
 class RunFolder:
     "The files of a run. Raises `InputError` where another run lives already."
     def __init__(self, path, config:TrainConfig):
-        self.path, self.config = Path(path), asdict(config)
-        there = read_json(self.path/'config.json') if (self.path/'config.json').exists() else None
-        if there is None: write_json(self.path/'config.json', self.config)
+        self.path, self.config, self.writes = Path(path), asdict(config), PartialState().is_main_process
+        there, = broadcast_object_list([read_json(self.path/'config.json') if (self.path/'config.json').exists() else None])
+        if there is None: self.put('config.json', self.config)
         elif there != self.config:
             new = {n: v for n, v in self.config.items() if there.get(n) != v}
             raise InputError(f'this folder holds a run with other settings than {new}', file=self.path/'config.json',
                              mend='give another run_dir, or remove this one')
 
+    def put(self, name, values):
+        if self.writes: write_json(self.path/name, values)
+
     def save_encoder(self, name, encoder):
+        if not self.writes: return
         with atomic_path(self.path/name) as folder:
             encoder.save_pretrained(folder); KmerTokenizer(k=encoder.config.k).save_pretrained(folder)
 
     def log(self, **line):
+        if not self.writes: return
         with (self.path/'metrics.jsonl').open('a') as f: f.write(json.dumps(line) + '\n')
 
     def history(self): # all whole lines so far; a kill may have torn the last
@@ -142,21 +158,23 @@ class RunFolder:
 
     def forget_after(self, step):
         "Drop metrics of what will be done again: later steps, and the look after this one."
+        if not self.writes: return
         lines = [l for l in self.history() if l['step'] <= step - ('val_loss' in l)]
         with atomic_path(self.path/'metrics.jsonl') as temp: temp.write_text(''.join(json.dumps(l) + '\n' for l in lines))
 
-# %% ../nbs/04_train.ipynb #ea3063ce
+# %% ../nbs/04_train.ipynb #c949eb71
 @patch
 def checkpoints(self:RunFolder): return sorted((self.path/'checkpoints').glob('step-*'))
 
 @patch
 def save_checkpoint(self:RunFolder, trainer, state):
     "Weights, optimiser, schedule and progress; older checkpoints go once the new one is there."
+    if not self.writes: return
     with atomic_path(self.path/'checkpoints'/f"step-{state['step']:09d}") as folder:
         trainer.accelerator.save_state(str(folder)); write_json(folder/'state.json', state)
     for old in self.checkpoints()[:-1]: shutil.rmtree(old)
 
-# %% ../nbs/04_train.ipynb #7951d27c
+# %% ../nbs/04_train.ipynb #3825441b
 def _tensorboard(path, step): # a writer where TensorBoard is installed
     try: from torch.utils.tensorboard import SummaryWriter
     except ImportError: return None
@@ -167,24 +185,25 @@ class Run:
     def __init__(self, config:TrainConfig, store:BarcodeStore, run_dir, compute=None, probe=None, select=None, watch=None):
         self.folder, self.probe, self.select, self.watch = RunFolder(run_dir, config), probe, select, watch
         self.config, self.store, compute = config, store, compute or probe_compute()
-        schedule = self.folder.path/'schedule.json'
-        if not schedule.exists(): write_json(schedule, dict(steps=budget_in_steps(config, store, compute), precision=str(compute.dtype)))
-        self.state = dict(step=0, steps=read_json(schedule)['steps'], looks=0, seconds=0., best=None)
-        precision = read_json(schedule)['precision']
-        self.compute = Compute(compute.device, getattr(torch, precision.removeprefix('torch.')))  # a continued run keeps its precision
+        schedule, path = self.folder.path/'schedule.json', self.folder.path
+        plan, precision, latest = broadcast_object_list([read_json(schedule) if schedule.exists() else None, str(compute.dtype), self.folder.checkpoints()[-1:]])
+        precision = plan['precision'] if plan else precision                                     # a continued run keeps its own
+        self.compute = Compute(compute.device, getattr(torch, precision.removeprefix('torch.')))
+        if not plan: self.folder.put('schedule.json', plan := dict(steps=budget_in_steps(config, store, self.compute), precision=precision))
+        self.state = dict(step=0, steps=plan['steps'], looks=0, seconds=0., best=None)
         self.trainer = Trainer(config, store, self.compute, self.state['steps'])
-        if self.folder.checkpoints():
-            latest = self.folder.checkpoints()[-1]
-            self.trainer.accelerator.load_state(str(latest)); self.state = read_json(latest/'state.json')
+        for folder in latest: self.trainer.accelerator.load_state(str(folder)); self.state = read_json(folder/'state.json')
+        self.trainer.accelerator.wait_for_everyone()
         self.folder.forget_after(self.state['step'])
-        self.board = _tensorboard(self.folder.path/'tensorboard', self.state['step'])
+        self.board = _tensorboard(path/'tensorboard', self.state['step']) if self.folder.writes else None
         held_out = next((s for s in ('val', 'val_unseen', 'train') if s in store.splits), 'pretrain')
         self.held_out = np.array(store.bases[store.rows(held_out)[:512]])
 
-# %% ../nbs/04_train.ipynb #1cebfd03
+# %% ../nbs/04_train.ipynb #3099b614
 @patch
 def write(self:Run, **values):
     "A line of metrics, for the file and for TensorBoard."
+    if not self.folder.writes: return
     line = dict(step=self.state['step'], barcodes=self.state['step'] * self.trainer.batches.size, seconds=round(self.state['seconds'], 2), **values)
     self.folder.log(**line)
     if self.board:
@@ -205,18 +224,19 @@ def look(self:Run):
 @patch
 def keep_to_time(self:Run):
     "Fit the steps that are left to the minutes that are left, at the pace so far."
-    state, accelerator = self.state, self.trainer.accelerator
+    state = self.state
     if not self.config.minutes or state['step'] == state['steps']: return
     left = state['step'] / state['seconds'] * (60 * self.config.minutes - state['seconds'])
-    left = max(1, round(accelerator.reduce(torch.tensor(left, device=accelerator.device), 'mean').item()))  # the same in all processes
+    left = max(1, round(self.trainer.agree(left)[0]))
     self.trainer.spread(left); state['steps'] = state['step'] + left
 
-# %% ../nbs/04_train.ipynb #5b4bf9cb
+# %% ../nbs/04_train.ipynb #9a033230
 @patch
 def go(self:Run) -> dict: # the record
     "Train to the end of the budget."
     state, trainer, c = self.state, self.trainer, self.config
-    saved, size, total = time.perf_counter(), trainer.batches.size, torch.tensor(state.pop('total', 0.), device=trainer.accelerator.device) # of losses since the last line
+    saved, size = time.perf_counter(), trainer.batches.size
+    total = torch.tensor(state.pop('total', 0.), device=trainer.accelerator.device)                  # of losses since the last line
     with progress(total=state['steps'] * size, desc=f'{c.variant} on {c.dataset}', unit='barcodes') as bar:
         bar.update(state['step'] * size)
         while True:
@@ -226,13 +246,16 @@ def go(self:Run) -> dict: # the record
             start, due = time.perf_counter(), (state['step'] + 1) % c.log_steps == 0 or state['step'] + 1 == state['steps']
             out = trainer.step(state['step'], with_logits=due)
             total += out.loss.detach(); state['step'] += 1; bar.update(size)
-            if due: line = dict(loss=total.item() / ((state['step'] - 1) % c.log_steps + 1), accuracy=100 * masked_accuracy(out).item())
+            if due:
+                loss, accuracy = trainer.agree(total, masked_accuracy(out))
+                line = dict(loss=loss / ((state['step'] - 1) % c.log_steps + 1), accuracy=100 * accuracy)
             state['seconds'] += time.perf_counter() - start
             if due: self.log_line(line, bar); total.zero_(); self.keep_to_time(); bar.total = state['steps'] * size
-            if self.checkpoint_due(saved): self.folder.save_checkpoint(trainer, state | dict(total=total.item())); saved = time.perf_counter()
+            if self.checkpoint_due(saved, due):
+                self.folder.save_checkpoint(trainer, state | dict(total=trainer.agree(total)[0])); saved = time.perf_counter()
     return self.finish()
 
-# %% ../nbs/04_train.ipynb #31f0711e
+# %% ../nbs/04_train.ipynb #7476208f
 @patch
 def log_line(self:Run, line, bar):
     bar.set_postfix(loss=f"{line['loss']:.3f}", masked_accuracy=f"{line['accuracy']:.1f}%")
@@ -240,9 +263,9 @@ def log_line(self:Run, line, bar):
     self.write(**line, learning_rate=self.trainer.schedules[0].get_last_lr()[0], barcodes_per_second=seen / self.state['seconds'])
 
 @patch
-def checkpoint_due(self:Run, saved):
+def checkpoint_due(self:Run, saved, line): # the clock is compared with other processes' when a line of metrics is due
     if self.config.checkpoint_steps: return self.state['step'] % self.config.checkpoint_steps == 0
-    return time.perf_counter() - saved > 60 * self.config.checkpoint_minutes
+    return line and self.trainer.agree(time.perf_counter() - saved)[0] > 60 * self.config.checkpoint_minutes
 
 @patch
 def finish(self:Run) -> dict:
@@ -254,15 +277,17 @@ def finish(self:Run) -> dict:
         seconds_training=self.state['seconds'], barcodes_seen=seen, barcodes_per_second=seen / max(self.state['seconds'], 1e-9),
         parameters=model.num_parameters(), encoder_parameters=model.encoder.num_parameters(),
         compute=self.compute.name, machine=machine_record())
-    write_json(self.folder.path/'record.json', record)
-    shutil.rmtree(self.folder.path/'checkpoints', ignore_errors=True)
-    return record
+    self.folder.put('record.json', record)
+    if self.folder.writes: shutil.rmtree(self.folder.path/'checkpoints', ignore_errors=True)
+    self.trainer.accelerator.wait_for_everyone()
+    return read_json(self.folder.path/'record.json')
 
-# %% ../nbs/04_train.ipynb #7a8bd1d6
+# %% ../nbs/04_train.ipynb #8e6fcb3a
 def train(config:TrainConfig, store:BarcodeStore, run_dir, # folder of the run
           compute=None, # device and precision, by probing when absent
           probe=None, select=None, watch=None, # see `Run`
          ) -> dict: # the record, as in record.json
     "Pretrain, continue a run that was stopped, or return the record of a finished one (paper §2.2, appendix B.1)."
+    compute = compute or probe_compute(); PartialState(cpu=compute.device.type == 'cpu')             # meet the other processes, if any
     done = RunFolder(run_dir, config).path/'record.json'
     return read_json(done) if done.exists() else Run(config, store, run_dir, compute, probe, select, watch).go()

@@ -1,0 +1,98 @@
+"""Guards for barcodemae.layers: the same numbers as transformers' own layers, dropout that is dropout."""
+import pytest, torch
+from hypothesis import given, settings, strategies as st
+from torch import nn
+
+from barcodemae.layers import ByteDropout, quicken, two_products
+from barcodemae.model import VARIANTS, BarcodeEncoder, BarcodeMAEConfig, BarcodeMAEForPreTraining, random_masking
+from barcodemae.tokenizer import pad_id
+
+SMALL = dict(k=4, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, decoder_num_hidden_layers=1,
+             decoder_num_attention_heads=2, hidden_dropout_prob=0., attention_probs_dropout_prob=0.)
+
+
+def batch(B=5, T=30):
+    ids, mask = torch.randint(2, 258, (B, T)), torch.arange(T) < torch.randint(4, T + 1, (B, 1))
+    return torch.where(mask, ids, pad_id(4)), mask
+
+
+def slopes(net, ids, mask, hidden):
+    loss = net(ids, mask, hidden).loss
+    loss.backward()
+    return loss.detach(), [p.grad for p in net.parameters()]
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('theirs', ['eager', 'sdpa'])
+def test_quickened_model_learns_the_same(variant, theirs):
+    torch.manual_seed(0)
+    plain = BarcodeMAEForPreTraining._from_config(BarcodeMAEConfig(**SMALL, variant=variant), attn_implementation=theirs)
+    quick = quicken(BarcodeMAEForPreTraining(BarcodeMAEConfig(**SMALL, variant=variant)), 'cpu')
+    quick.load_state_dict(plain.state_dict())
+    ids, mask = batch()
+    hidden = random_masking(ids, mask, .5)
+    (a, slopes_a), (b, slopes_b) = slopes(plain, ids, mask, hidden), slopes(quick, ids, mask, hidden)
+    assert torch.allclose(a, b, atol=1e-6) and all(torch.allclose(x, y, atol=1e-6) for x, y in zip(slopes_a, slopes_b))
+
+
+def test_bf16_training_agrees_with_fp32():
+    torch.manual_seed(0)
+    net = quicken(BarcodeMAEForPreTraining(BarcodeMAEConfig(**SMALL)), 'cpu')
+    ids, mask = batch(16)
+    hidden = random_masking(ids, mask, .5)
+    full, full_slopes = slopes(net, ids, mask, hidden)
+    full_slopes = torch.cat([g.flatten() for g in full_slopes]).clone(); net.zero_grad()
+    with torch.autocast('cpu', torch.bfloat16): half, half_slopes = slopes(net, ids, mask, hidden)
+    half_slopes = torch.cat([g.flatten() for g in half_slopes])
+    assert abs(full - half) < .01 and torch.cosine_similarity(full_slopes, half_slopes, 0) > .999
+
+
+def test_bf16_embeddings_agree_with_fp32():
+    torch.manual_seed(0)
+    encoder = BarcodeEncoder(BarcodeMAEConfig(k=4, hidden_size=192, intermediate_size=768, num_hidden_layers=6)).eval()
+    ids, mask = batch(8, 160)
+    with torch.no_grad():
+        full = encoder.embed(ids, mask)
+        with torch.autocast('cpu', torch.bfloat16): half = encoder.embed(ids, mask)
+    assert torch.cosine_similarity(full, half).min() > .9999
+
+
+def test_compiled_encoder_gives_the_same():
+    torch.manual_seed(0)
+    encoder = BarcodeEncoder(BarcodeMAEConfig(**SMALL)).eval()
+    ids, mask = batch()
+    try:
+        with torch.no_grad(): compiled = torch.compile(encoder.embed)(ids, mask)
+    except Exception as e:
+        if 'compiler' in str(e).lower() or 'InvalidCxxCompiler' in repr(e): pytest.skip('no C++ compiler here')
+        raise
+    with torch.no_grad(): assert torch.allclose(compiled, encoder.embed(ids, mask), atol=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0, .9), st.integers(1, 300), st.integers(0, 9))
+def test_dropout(p, n, seed):
+    torch.manual_seed(seed)
+    x = torch.ones(n, 100, requires_grad=True)
+    y = ByteDropout(p)(x)
+    y.sum().backward()
+    cut = round(256 * p)
+    assert torch.equal(x.grad, y) and set(y.detach().unique().tolist()) <= {0., torch.tensor(256 / (256 - cut)).item()}
+    assert abs((y == 0).float().mean() - cut / 256) < 5 * (.25 / (100 * n))**.5
+    torch.manual_seed(seed); assert torch.equal(y, ByteDropout(p)(x))
+    assert ByteDropout(p).eval()(x) is x
+
+
+def test_attention_dropout_and_mask():
+    torch.manual_seed(0)
+    q = torch.randn(1, 1, 50, 4)
+    mask = torch.zeros(1, 1, 50, 50).masked_fill(torch.arange(50) >= 20, float('-inf'))
+    value = torch.arange(50.).ge(20).float()[None, None, :, None].expand(1, 1, 50, 4)
+    assert (two_products(None, q, q, value, mask)[0] == 0).all()
+    kept = two_products(None, q, q, torch.ones(1, 1, 50, 4), None, dropout=.5)[0]
+    assert kept.std() > 0 and abs(kept.mean() - 1) < .1
+
+
+def test_other_devices_stay_as_they_are():
+    net = quicken(BarcodeMAEForPreTraining(BarcodeMAEConfig(**SMALL)), 'meta')
+    assert net.config._attn_implementation != 'two_products' and not any(isinstance(m, ByteDropout) for m in net.modules())
