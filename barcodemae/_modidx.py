@@ -25,6 +25,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'barcodemae.clean.count_partitions': ('clean.html#count_partitions', 'barcodemae/clean.py'),
                                   'barcodemae.clean.need_splits': ('clean.html#need_splits', 'barcodemae/clean.py'),
                                   'barcodemae.clean.tidy': ('clean.html#tidy', 'barcodemae/clean.py')},
+            'barcodemae.clustering': { 'barcodemae.clustering._cut': ('clustering.html#_cut', 'barcodemae/clustering.py'),
+                                       'barcodemae.clustering.ward': ('clustering.html#ward', 'barcodemae/clustering.py')},
             'barcodemae.core': { 'barcodemae.core.Compute': ('core.html#compute', 'barcodemae/core.py'),
                                  'barcodemae.core.Compute.autocast': ('core.html#compute.autocast', 'barcodemae/core.py'),
                                  'barcodemae.core.Compute.name': ('core.html#compute.name', 'barcodemae/core.py'),
