@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['ward']
 
-# %% ../nbs/06_clustering.ipynb #1251b5b2
-import barcodemae
+# %% ../nbs/06_clustering.ipynb #1ba48707
 import fastcluster
 import numpy as np
 from scipy.cluster.hierarchy import fcluster
