@@ -10,23 +10,24 @@ from collections import defaultdict
 import torch
 from torch import nn
 
-# %% ../nbs/03b_optimizer.ipynb #0bd650e3
+# %% ../nbs/03b_optimizer.ipynb #029a4037
 def orthogonalise(updates:torch.Tensor, # (n, rows, columns)
-                  rounds:int=5) -> torch.Tensor: # (n, rows, columns), singular values near 1
-    "Newton–Schulz iteration on a stack of matrices, in their own precision (Jordan et al. 2024)."
+                  rounds:int=5, dtype=None # precision of the products, their own where absent
+                 ) -> torch.Tensor: # (n, rows, columns), singular values near 1
+    "Newton–Schulz iteration on a stack of matrices (Jordan et al. 2024)."
     wide = updates.shape[1] <= updates.shape[2]
     x = updates if wide else updates.mT
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    x = (x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)).to(dtype or x.dtype)
     for _ in range(rounds):
         gram = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x if wide else x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return (x if wide else x.mT).to(updates.dtype)
 
-# %% ../nbs/03b_optimizer.ipynb #4683c418
+# %% ../nbs/03b_optimizer.ipynb #ac55b7c6
 class Muon(torch.optim.Optimizer):
     "Orthogonalised Nesterov momentum for weight matrices (Jordan et al. 2024; scaled to AdamW's size as in Liu et al. 2025)."
-    def __init__(self, params, lr, momentum=0.95, weight_decay=0.):
-        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+    def __init__(self, params, lr, momentum=0.95, weight_decay=0., dtype=None): # dtype: precision of `orthogonalise`
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay)); self.dtype = dtype
         if any(p.ndim != 2 for g in self.param_groups for p in g['params']): raise ValueError('Muon is for matrices')
 
     @torch.no_grad()
@@ -40,22 +41,23 @@ class Muon(torch.optim.Optimizer):
                 state['momentum_buffer'].lerp_(p.grad, 1 - group['momentum'])
                 shapes[p.shape].append((p, p.grad.lerp(state['momentum_buffer'], group['momentum'])))
             for shape, members in shapes.items():
-                updates = orthogonalise(torch.stack([u for _, u in members]))
+                updates = orthogonalise(torch.stack([u for _, u in members]), dtype=self.dtype)
                 for (p, _), u in zip(members, updates):
                     p.mul_(1 - group['lr'] * group['weight_decay']).sub_(u, alpha=group['lr'] * 0.2 * max(shape)**.5)
 
-# %% ../nbs/03b_optimizer.ipynb #174f12e8
+# %% ../nbs/03b_optimizer.ipynb #caa67754
 OPTIMIZERS = ('adamw', 'muon')
 
 def make_optimizers(model:nn.Module, # with parts `head` and embeddings named so
                     name:str, # one of `OPTIMIZERS`; AdamW for everything is the paper's
-                    learning_rate:float, weight_decay:float) -> list: # of optimisers
+                    learning_rate:float, weight_decay:float, dtype=None # precision of Muon's products
+                   ) -> list: # of optimisers
     "The optimisers of a run, each for its share of the parameters (paper appendix B.1)."
     def is_map(n, p): return name == 'muon' and p.ndim == 2 and 'embeddings' not in n and not n.startswith('head')
     maps = [p for n, p in model.named_parameters() if is_map(n, p)]
     rest = [p for n, p in model.named_parameters() if not is_map(n, p)]
     adamw = torch.optim.AdamW(rest, lr=learning_rate, weight_decay=weight_decay, fused=True)
-    return [adamw] + ([Muon(maps, lr=learning_rate, weight_decay=weight_decay)] if maps else [])
+    return [adamw] + ([Muon(maps, lr=learning_rate, weight_decay=weight_decay, dtype=dtype)] if maps else [])
 
 # %% ../nbs/03b_optimizer.ipynb #992777c3
 @torch.no_grad()

@@ -39,7 +39,7 @@ def seed_step(seed, step, stream=0):
     "Seed torch for one step; dropout has a stream of its own in each process."
     torch.manual_seed(int(np.random.SeedSequence([seed, step, stream]).generate_state(1)[0]))
 
-# %% ../nbs/04_train.ipynb #c7494b6b
+# %% ../nbs/04_train.ipynb #066358bd
 class Trainer:
     "Model, optimiser and schedule of a run on the device at hand."
     def __init__(self, config:TrainConfig, store:BarcodeStore, compute, steps:int):
@@ -52,7 +52,7 @@ class Trainer:
         if config.registered: self.reference = consensus(store.bases[np.sort(np.random.default_rng(config.seed).permutation(rows)[:4000])])
         self.reference, = broadcast_object_list([self.reference])
         model = quicken(BarcodeMAEForPreTraining(model_config(config, self.reference)), compute.device)
-        optimizers = make_optimizers(model, config.optimizer, config.learning_rate, config.weight_decay)
+        optimizers = make_optimizers(model, config.optimizer, config.learning_rate, config.weight_decay, compute.dtype)
         self.schedules = [self.schedule(o, max(steps, 2)) for o in optimizers]
         self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
         self.accelerator.register_for_checkpointing(*self.schedules)

@@ -7,8 +7,9 @@ from barcodemae.optim import Muon, drop_traces, make_optimizers, orthogonalise
 from barcodemae.presets import make_config, model_config
 
 
+@pytest.mark.parametrize('dtype', [None, torch.bfloat16])
 @pytest.mark.parametrize('shape', [(8, 8), (8, 32), (32, 8)])
-def test_muon_is_torchs(shape):
+def test_muon_is_torchs(shape, dtype):
     def walk(make):
         torch.manual_seed(0)
         weights = [nn.Parameter(torch.randn(shape)) for _ in range(3)]
@@ -17,7 +18,7 @@ def test_muon_is_torchs(shape):
             for w in weights: w.grad = torch.randn(shape)
             optimizer.step()
         return torch.stack([w.detach() - s for w, s in zip(weights, start)])
-    ours = walk(lambda w: Muon(w, lr=.01, weight_decay=.1))
+    ours = walk(lambda w: Muon(w, lr=.01, weight_decay=.1, dtype=dtype))
     torchs = walk(lambda w: torch.optim.Muon(w, lr=.01, weight_decay=.1, adjust_lr_fn='match_rms_adamw'))
     assert (ours - torchs).norm() < .03 * torchs.norm()                 # torch's computes in bfloat16
 
