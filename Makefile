@@ -1,6 +1,7 @@
 # make demo   set up, then pretrain on the embedded demo barcodes and print what it learned
 # make test   set up, then every notebook, the tests and the checks
 # make lab    set up, then JupyterLab
+# make benchmark  set up, then time and memory of each step beside a plain baseline (about 15 minutes on two cores, 10 GB of disk)
 # make readme README.md from nbs/index.ipynb
 # make clean  remove .venv, packed data sets and Python's caches; runs/ stays
 # The Python that .venv is made from: make PYTHON=python3.12 demo
@@ -9,8 +10,9 @@ PYTHON ?= python3
 BIN = .venv/bin
 PY = $(BIN)/python
 RUN = runs/demo
+BENCHMARK = runs/benchmark
 
-.PHONY: demo test lab readme clean setup
+.PHONY: demo test lab benchmark readme clean setup
 .DEFAULT_GOAL := demo
 
 setup: .venv/.installed
@@ -33,6 +35,13 @@ test: setup
 lab: setup
 	@echo "lab: opening nbs/index.ipynb"
 	@$(BIN)/jupyter lab nbs/index.ipynb
+
+benchmark: setup
+	@mkdir -p $(BENCHMARK)
+	@echo "benchmark: running nbs/experiments/benchmark.ipynb; a run that was interrupted continues"
+	@$(BIN)/papermill nbs/experiments/benchmark.ipynb $(BENCHMARK)/benchmark.ipynb --no-progress-bar --stdout-file - --stderr-file -
+	@echo "benchmark: the executed notebook is $(BENCHMARK)/benchmark.ipynb; its results:"
+	@$(PY) tools/benchmark.py table $(BENCHMARK)/results.json
 
 readme: setup
 	@$(PY) tools/readme.py

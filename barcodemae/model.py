@@ -6,7 +6,7 @@
 __all__ = ['VARIANTS', 'BarcodeMAEConfig', 'decoder_config', 'BarcodeEncoder', 'Masking', 'random_masking',
            'BarcodeMAEForPreTraining', 'hidden_word_loss', 'PreTrainingOutput', 'load_encoder']
 
-# %% ../nbs/03_model.ipynb #b112d9b3
+# %% ../nbs/03_model.ipynb #193c5f2b
 from .core import InputError
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoTokenizer, BertConfig, BertModel, PreTrainedModel
 from transformers.utils import ModelOutput
-from .layers import lower_precision
+from .layers import fuse, lower_precision
 from .tokenizer import FIRST_KMER, MASK_ID, KmerTokenizer, check_k, pad_id
 
 # %% ../nbs/03_model.ipynb #e4c9eeca
@@ -60,14 +60,14 @@ def decoder_config(config:BarcodeMAEConfig) -> BertConfig:
                       intermediate_size=width * config.intermediate_size // config.hidden_size,
                       attn_implementation=config._attn_implementation, **{name: getattr(config, name) for name in same})
 
-# %% ../nbs/03_model.ipynb #96c4ebeb
+# %% ../nbs/03_model.ipynb #cd4a6fed
 class BarcodeEncoder(BertModel):
     "BERT over k-mers, without pooler. `forward` gives `last_hidden_state` (B, T, D), `embed` one vector a barcode."
     config_class = BarcodeMAEConfig
 
     def __init__(self, config):
         super().__init__(config, add_pooling_layer=False)
-        self.embeddings.register_forward_hook(lower_precision)
+        self.embeddings.register_forward_hook(lower_precision); fuse(self)
 
     def embed(self, input_ids, # (B, T) token ids
               attention_mask,  # (B, T) 1 where there is a token

@@ -62,7 +62,7 @@ class KmerTokenizer(PreTrainedTokenizerFast):
         super().__init__(tokenizer_object=tokenizer_object, k=k, **kwargs)
         self.k = len(self.convert_ids_to_tokens(FIRST_KMER))
 
-# %% ../nbs/02_tokenizer.ipynb #65222eb6
+# %% ../nbs/02_tokenizer.ipynb #aefbd28f
 def kmer_ids(bases:torch.Tensor, # (B, L) packed bases, uint8, padded with 5
              k:int, # length of a word
              offset:torch.Tensor=None # (B,) first base of the first word, in [0, k); 0 when absent
@@ -75,8 +75,8 @@ def kmer_ids(bases:torch.Tensor, # (B, L) packed bases, uint8, padded with 5
         windows = pad(bases[:, :MAX_LENGTH], (0, k), value=PAD).unfold(1, T * k, 1)
         words = windows[torch.arange(B, device=bases.device), offset]
     letters = words.reshape(B, T, k).permute(2, 0, 1).contiguous()   # (k, B, T): the j-th letter of every word
-    ids = letters[0].to(torch.int32 if k == 8 else torch.int16)
-    for letter in letters[1:]: ids = ids * 4 + letter
-    worst = letters.amax(0)                            # PAD beats N beats A, C, G, T
-    ids = torch.where(worst > 3, UNK_ID, ids.long() + FIRST_KMER)
-    return ids.masked_fill_(worst == PAD, pad_id(k)), worst != PAD
+    ids, worst = letters[0].to(torch.int32 if k == 8 else torch.int16), letters[0]
+    for letter in letters[1:]: ids, worst = ids.mul_(4).add_(letter), torch.maximum(worst, letter) # PAD beats N beats A, C, G, T
+    there = worst != PAD
+    ids.add_(FIRST_KMER).masked_fill_(worst > 3, UNK_ID).masked_fill_(~there, pad_id(k))
+    return ids.long(), there
