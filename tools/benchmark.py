@@ -1,0 +1,155 @@
+"""Measurements of nbs/experiments/benchmark.ipynb that need a process of their own, so that its peak memory is theirs alone.
+
+    python tools/benchmark.py NAME '{"argument": value}'     a line of JSON, for the notebook
+    python tools/benchmark.py table runs/benchmark/results.json     what the notebook measured"""
+import json, sys, time
+from contextlib import suppress
+from pathlib import Path
+import numpy as np
+
+
+# -- time and memory --------------------------------------------------------------------------------------------------------------------------
+
+def memory(what):
+    """Memory of this process in GB now ('VmRSS') or at its peak ('VmHWM').
+
+    Linux hands `ru_maxrss` of the process that starts another one on to it, so that is only for systems without /proc."""
+    try: lines = Path('/proc/self/status').read_text().splitlines()
+    except OSError:
+        import resource
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == 'darwin' else 1e6)
+    return next(int(l.split()[1]) for l in lines if l.startswith(what)) * 1024 / 1e9
+
+
+def measure(work):
+    "Seconds of `work()`, the peak of memory above what was there before it (1 MB at least), and the whole peak."
+    with suppress(OSError): Path('/proc/self/clear_refs').write_text('5') # forget the peak so far
+    before, start = memory('VmRSS'), time.perf_counter()
+    work()
+    seconds = time.perf_counter() - start
+    return dict(seconds=seconds, peak_gb=max(.001, memory('VmHWM') - before), whole_peak_gb=memory('VmHWM'))
+
+
+def best_seconds(step, warm_up, timed, bar=lambda o: o):
+    "The shortest of `timed` calls `step(i)`, after `warm_up` that do not count."
+    seconds = []
+    for i in bar(range(warm_up + timed)):
+        start = time.perf_counter()
+        step(i)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[warm_up:])
+
+
+def clustered(n, width, seed, noise=.5):
+    "Random unlabelled vectors that have neighbours: points around n/50 centres, (n, width) float32."
+    centres = np.random.default_rng(width).standard_normal((max(2, n // 50), width), dtype=np.float32)
+    rng = np.random.default_rng([seed, n])
+    x = rng.standard_normal((n, width), dtype=np.float32) # (n, width)
+    x *= noise
+    for start in range(0, n, 4096): x[start:start + 4096] += centres[rng.integers(0, len(centres), len(x[start:start + 4096]))]
+    return x
+
+
+# -- what is measured -------------------------------------------------------------------------------------------------------------------------
+
+def prepare(table, out):
+    "A table into a store, and the seconds to open that again, alone and with the row numbers of a partition."
+    from barcodemae.store import BarcodeStore, prepare
+    found = measure(lambda: prepare(table, out))
+    open_it = lambda i: BarcodeStore.open(out)
+    found['reopen'], found['reopen_with_rows'] = (best_seconds(f, 0, 1) for f in (open_it, lambda i: open_it(i).rows('train')))
+    return found | dict(n=len(BarcodeStore.open(out)), rows=BarcodeStore.open(out).report['rows'])
+
+
+def embedding(store, out):
+    "All barcodes of a store into Parquet, by an encoder of the shape of the preset mini."
+    from barcodemae.core import probe_compute
+    from barcodemae.knn import embed, untrained_encoder
+    from barcodemae.presets import make_config, model_config
+    from barcodemae.shards import embed_table
+    from barcodemae.store import BarcodeStore
+    encoder, store, compute = untrained_encoder(model_config(make_config('mini'))), BarcodeStore.open(store), probe_compute('cpu')
+    embed(encoder, store.bases[:64], compute=compute)
+    return measure(lambda: embed_table(encoder, store, out, batch_size=64, compute=compute)) | dict(n=len(store))
+
+
+def neighbours(n, width):
+    "The nearest of n references for each of n queries."
+    from barcodemae.knn import nearest
+    query, reference = clustered(n, width, 1), clustered(n, width, 2)
+    nearest(query[:50], reference[:50])
+    return measure(lambda: nearest(query, reference)) | dict(n=n)
+
+
+def ward(n, width, clusters, library='barcodemae', labels=None):
+    "Ward's clusters by this library or by scikit-learn; the labels go to the file `labels`."
+    if library == 'barcodemae': from barcodemae.clustering import ward as run
+    else:
+        from sklearn.cluster import AgglomerativeClustering
+        run = lambda x, n_clusters: AgglomerativeClustering(n_clusters, linkage='ward').fit_predict(x)
+    x, found = clustered(n, width, 1), []
+    run(x[:50], 5)
+    took = measure(lambda: found.append(run(x, clusters)))
+    if labels: np.save(labels, found[0])
+    return took | dict(n=n)
+
+
+def umap(n, width, to):
+    "Vectors to fewer numbers with UMAP, by the cosine between them, from a fixed seed; neighbours are found as for more than 4,096 vectors."
+    from umap import UMAP
+    from functools import partial
+    make = partial(UMAP, metric='cosine', random_state=0, n_jobs=1, force_approximation_algorithm=True)
+    x = clustered(n, width, 1)
+    make(n_components=2).fit(x[:500]) # compiles
+    return measure(lambda: make(n_components=to).fit_transform(x)) | dict(n=n)
+
+
+def gpu(batch, data='demo'):
+    "Barcodes a second of a step and of embedding in the paper's shape, tokenization's share of a step, and the matrix peak."
+    import torch
+    from barcodemae.core import matmul_gflops, probe_compute
+    from barcodemae.knn import embed, untrained_encoder
+    from barcodemae.model import BarcodeMAEConfig
+    from barcodemae.presets import make_config
+    from barcodemae.store import load_dataset
+    from barcodemae.tokenizer import kmer_ids
+    from barcodemae.train import Trainer
+    compute, store = probe_compute('cuda'), load_dataset(data)
+    peak = lambda: max(matmul_gflops(compute.device, compute.dtype, n, .5) for n in (4096, 8192))
+    config = make_config('bioscan5m', dataset=data, steps=100, batch_size=batch)
+    before, trainer = peak(), Trainer(config, store, compute, 100)
+    step = best_seconds(lambda i: trainer.step(i).loss.item(), 5, 10)
+    some = torch.from_numpy(np.array(store.bases[:trainer.batches.size])).to(compute.device)
+    def tokens(i): kmer_ids(some, config.k); torch.cuda.synchronize()
+    bases, encoder = np.array(store.bases[:4096]), untrained_encoder(BarcodeMAEConfig())
+    vectors = best_seconds(lambda i: embed(encoder, bases, batch_size=512, compute=compute), 1, 2)
+    return dict(device=compute.name, dtype=str(compute.dtype).removeprefix('torch.'), batch=trainer.batches.size, speed=trainer.batches.size / step,
+                embedding=len(bases) / vectors, tokenization=best_seconds(tokens, 3, 10) / step, peak=max(before, peak()))
+
+
+# -- the table --------------------------------------------------------------------------------------------------------------------------------
+
+def number(x):
+    if x is None: return '-'
+    if abs(x) >= 1000: return f'{x:,.0f}'
+    return f'{x:.6f}' if .99 < x < 1 else f'{x:.3g}'
+
+
+def table(results):
+    "Rows of results.json as text."
+    lines = [('what', 'this library', 'baseline', 'unit', 'times', 'of peak', 'goal', 'met')]
+    for r in results['rows']:
+        share = '-' if r['share_of_peak'] is None else f"{100 * r['share_of_peak']:.0f} %"
+        lines.append((r['what'], number(r['ours']), number(r['baseline']), r['unit'], number(r['ratio']), share, r['goal'], 'yes' if r['met'] else 'NO'))
+    wide = [max(len(l[i]) for l in lines) for i in range(len(lines[0]))]
+    machine = results['machine']
+    peaks = ', '.join(f'{dtype} {gflops:,.0f}' for dtype, gflops in results['peak_gflops'].items())
+    return '\n'.join([f"{machine['cpu']}, {machine['cores']} cores; matrix peak in GFLOP/s: {peaks}",
+                      *('  '.join(o.rjust(w) if i in (1, 2, 4, 5) else o.ljust(w) for i, (o, w) in enumerate(zip(l, wide))).rstrip() for l in lines)])
+
+
+if __name__ == '__main__':
+    if len(sys.argv) != 3: sys.exit(__doc__)
+    name, argument = sys.argv[1:]
+    if name == 'table': print(table(json.loads(Path(argument).read_text())))
+    else: print(json.dumps({f.__name__: f for f in (prepare, embedding, neighbours, ward, umap, gpu)}[name](**json.loads(argument))))
