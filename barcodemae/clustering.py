@@ -10,11 +10,11 @@ import fastcluster
 import numpy as np
 from scipy.cluster.hierarchy import fcluster
 
-# %% ../nbs/06_clustering.ipynb #815edf9f
+# %% ../nbs/06_clustering.ipynb #7d02193c
 def ward(vectors:np.ndarray, # (N, D)
          n_clusters:int      # 1 to N
         ) -> np.ndarray:     # (N,) int64 from 0, numbered as they first occur
-    "Ward clusters of vectors in memory linear in N (paper §3.3). Raises `ValueError` for more clusters than vectors, or numbers that are not finite."
+    "Ward clusters of vectors in memory linear in N (paper §3.1 and appendix B.2). Raises `ValueError` for more clusters than vectors, or numbers that are not finite."
     vectors = np.ascontiguousarray(vectors, np.float64)
     if vectors.ndim != 2 or not 1 <= n_clusters <= len(vectors): raise ValueError(f'{n_clusters} clusters of vectors of shape {vectors.shape}')
     if not np.isfinite(vectors).all(): raise ValueError(f'vector {int(np.argmin(np.isfinite(vectors).all(1)))} has a value that is no number')

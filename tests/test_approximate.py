@@ -2,9 +2,10 @@
 import sys
 
 import numpy as np, pytest
+from hypothesis import given, settings, strategies as st
 
 pytest.importorskip('faiss', reason='faiss is not installed: pip install "barcodemae[faiss]"')
-from barcodemae.approximate import approximate_nearest, build_index, read_index, save_index
+from barcodemae.approximate import approximate_nearest, build_index, read_index, recall, save_index
 from barcodemae.core import InputError
 from barcodemae.knn import nearest
 
@@ -26,6 +27,33 @@ def test_blocks_and_memory_maps_give_the_same(tmp_path):
     for x, y in zip(approximate_nearest(a, QUERY, 5), approximate_nearest(b, QUERY, 5)): assert np.array_equal(x, y)
 
 
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.integers(1, 999), max_size=6))
+def test_blocks_of_any_size_give_the_same(cuts):
+    def blocks(): yield from np.split(REFERENCE, sorted(set(cuts)))
+    a, b = build_index(REFERENCE), build_index(blocks)
+    for x, y in zip(approximate_nearest(a, QUERY, 5), approximate_nearest(b, QUERY, 5)): assert np.array_equal(x, y)
+
+
+def test_recall():
+    exact = nearest(QUERY, REFERENCE, 3)[0]
+    wrong = exact.copy(); wrong[:, 2] = -1
+    assert recall(exact, QUERY, REFERENCE) == 1 and recall(wrong, QUERY, REFERENCE) == pytest.approx(2 / 3)
+    assert recall(exact[:, ::-1], QUERY, REFERENCE) == 1                                    # the order does not matter
+    twice = np.concatenate([REFERENCE, REFERENCE])
+    assert recall(exact[:, :1] + len(REFERENCE), QUERY, twice) == 1                         # equal references count
+    index = build_index(REFERENCE)
+    shares = [recall(approximate_nearest(index, QUERY, probes=p, reference=REFERENCE)[0], QUERY, REFERENCE) for p in (1, 8, 10**6)]
+    assert shares == sorted(shares) and shares[-1] == 1
+
+
+def test_too_few_met():
+    index = build_index(REFERENCE, cells=300)
+    for reference in (None, REFERENCE):
+        rows, sims = approximate_nearest(index, QUERY, 500, probes=1, reference=reference)
+        assert ((rows == -1) == (sims == -2)).all() and (rows[:, -1] == -1).all() and (rows[:, 0] >= 0).all()
+
+
 def test_file(tmp_path):
     index = build_index(REFERENCE)
     save_index(index, tmp_path/'i.faiss')
@@ -40,8 +68,10 @@ def test_few_references():
     assert (np.sort(rows, 1) == range(5)).all()
     with pytest.raises(ValueError): approximate_nearest(build_index(REFERENCE[:5]), QUERY, 6)
     with pytest.raises(ValueError): build_index(REFERENCE[:1])
+    with pytest.raises(ValueError): build_index(lambda: iter([]))
 
 
 def test_without_faiss(monkeypatch):
     monkeypatch.setitem(sys.modules, 'faiss', None)
-    with pytest.raises(InputError, match=r'barcodemae\[faiss\]'): build_index(REFERENCE)
+    with pytest.raises(InputError, match=r'pip install "barcodemae\[faiss\]"'): build_index(REFERENCE)
+    with pytest.raises(InputError, match='faiss'): read_index('any')

@@ -22,6 +22,7 @@ def test_equal_vectors():
     assert len(set(ward(x, 7).tolist())) == 7 and ward(x[:1], 1).tolist() == [0]
 
 
-@pytest.mark.parametrize('x, n', [(np.ones((3, 2)), 4), (np.ones((3, 2)), 0), (np.ones(3), 1), (np.ones((0, 2)), 1), (np.array([[1, 2], [np.nan, 0], [1, 1]]), 2)])
-def test_faults(x, n):
-    with pytest.raises(ValueError): ward(x, n)
+@pytest.mark.parametrize('x, n, message', [(np.ones((3, 2)), 4, '4 clusters'), (np.ones((3, 2)), 0, '0 clusters'), (np.ones(3), 1, 'shape'),
+    (np.ones((0, 2)), 1, 'shape'), (np.array([[1, 2], [np.nan, 0], [1, 1]]), 2, 'vector 1'), (np.array([[1, 2], [1, 1], [np.inf, 0]]), 2, 'vector 2')])
+def test_faults(x, n, message):
+    with pytest.raises(ValueError, match=message): ward(x, n)
