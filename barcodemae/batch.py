@@ -10,7 +10,7 @@ from pathlib import Path
 import os, sys
 from .core import InputError
 
-# %% ../nbs/04b_batch.ipynb #700af432
+# %% ../nbs/04b_batch.ipynb #e916c51d
 def output_of(process:int, # number of the process, 0 for the first
               output # where the executed notebook is to go
              ) -> Path:
@@ -20,10 +20,11 @@ def output_of(process:int, # number of the process, 0 for the first
 
 def main(arguments=None):
     "`python -m barcodemae.batch NOTEBOOK OUTPUT [options of papermill]`, under torchrun, accelerate launch or alone."
-    notebook, output, *options = arguments or sys.argv[1:] or ['--help', '']
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if len(arguments) < 2 or arguments[0].startswith('-'): sys.exit(main.__doc__)
+    notebook, output, *options = arguments
     try: from papermill.__main__ import papermill
     except ImportError: raise InputError('papermill is not installed', mend='pip install "barcodemae[notebooks]"') from None
-    if notebook.startswith('-'): return print(main.__doc__)
     process = int(os.environ.get('RANK', 0))
     output = output_of(process, output)
     output.parent.mkdir(parents=True, exist_ok=True)

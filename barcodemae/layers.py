@@ -12,7 +12,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 from transformers.models.bert.modeling_bert import BertIntermediate
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
-# %% ../nbs/02c_layers.ipynb #18625496
+# %% ../nbs/02c_layers.ipynb #a1d04dce
 class _ByteDropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, cut):
@@ -24,13 +24,15 @@ class _ByteDropout(torch.autograd.Function):
     @staticmethod
     def backward(ctx, slope): return slope * ctx.saved_tensors[0], None
 
-class ByteDropout(nn.Dropout):
-    "`nn.Dropout` on a CPU, with `p` rounded to a 256th."
-    def forward(self, x): # any shape
-        cut = round(256 * self.p)
-        return _ByteDropout.apply(x, cut) if self.training and cut else x
+def _drop(x, p):
+    cut = min(round(256 * p), 255)
+    return _ByteDropout.apply(x, cut) if cut else x
 
-# %% ../nbs/02c_layers.ipynb #9d414250
+class ByteDropout(nn.Dropout):
+    "`nn.Dropout` on a CPU, with `p` rounded to a 256th, at most 255."
+    def forward(self, x): return _drop(x, self.p) if self.training else x # any shape
+
+# %% ../nbs/02c_layers.ipynb #a2939131
 def two_products(module, # the attention layer
                  query, key, value, # (B, heads, T, D) each
                  attention_mask, # (B, 1, T, T) to add, or None
@@ -38,9 +40,7 @@ def two_products(module, # the attention layer
     "Softmax attention for transformers' attention interface: states (B, T, heads, D), and no weights."
     weights = (query * (query.shape[-1]**-.5 if scaling is None else scaling)) @ key.mT              # (B, heads, T, T)
     if attention_mask is not None: weights = weights + attention_mask
-    weights = weights.softmax(-1)
-    if (cut := round(256 * dropout)): weights = _ByteDropout.apply(weights, cut)
-    return (weights @ value).transpose(1, 2).contiguous(), None
+    return (_drop(weights.softmax(-1), dropout) @ value).transpose(1, 2).contiguous(), None
 
 ALL_ATTENTION_FUNCTIONS.register('two_products', two_products)
 ALL_MASK_ATTENTION_FUNCTIONS.register('two_products', eager_mask)

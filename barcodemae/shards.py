@@ -14,12 +14,12 @@ from accelerate.utils import broadcast_object_list
 from .core import InputError, atomic_path, load_settings, probe_compute, progress, read_json, write_json
 from .knn import embed
 
-# %% ../nbs/05c_shards.ipynb #adb8c690
+# %% ../nbs/05c_shards.ipynb #d4beae48
 def _manifest(encoder, store, rows, shard, batch_size, compute):
     weights = hashlib.sha256()
     for name, w in encoder.state_dict().items(): weights.update(name.encode()); weights.update(w.detach().cpu().float().numpy().tobytes())
     return dict(encoder=weights.hexdigest(), k=encoder.config.k, width=encoder.config.hidden_size, pool_unknown=encoder.config.pool_unknown,
-                registered=encoder.config.reference is not None, dataset=store.name, simulated=store.simulated, barcodes=len(rows),
+                reference=encoder.config.reference, dataset=store.name, simulated=store.simulated, barcodes=len(rows),
                 rows=hashlib.sha256(np.asarray(rows, np.int64).tobytes()).hexdigest(), shard=shard, batch_size=batch_size,
                 precision=str(compute.dtype).removeprefix('torch.'))
 

@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['Batches', 'seed_step', 'Trainer', 'masked_accuracy', 'validate', 'budget_in_steps', 'RunFolder', 'Run', 'train']
 
-# %% ../nbs/04_train.ipynb #30619143
+# %% ../nbs/04_train.ipynb #b8be3aef
 from dataclasses import asdict
 from pathlib import Path
 import json, shutil, time
 import numpy as np, torch
-from contextlib import nullcontext
 from .core import Compute, InputError, atomic_path, keep_memory, machine_record, probe_compute, progress, read_json, write_json
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
@@ -174,7 +173,7 @@ def save_checkpoint(self:RunFolder, trainer, state):
         trainer.accelerator.save_state(str(folder)); write_json(folder/'state.json', state)
     for old in self.checkpoints()[:-1]: shutil.rmtree(old)
 
-# %% ../nbs/04_train.ipynb #3825441b
+# %% ../nbs/04_train.ipynb #0e463ae8
 def _tensorboard(path, step): # a writer where TensorBoard is installed
     try: from torch.utils.tensorboard import SummaryWriter
     except ImportError: return None
@@ -185,7 +184,7 @@ class Run:
     def __init__(self, config:TrainConfig, store:BarcodeStore, run_dir, compute=None, probe=None, select=None, watch=None):
         self.folder, self.probe, self.select, self.watch = RunFolder(run_dir, config), probe, select, watch
         self.config, self.store, compute = config, store, compute or probe_compute()
-        schedule, path = self.folder.path/'schedule.json', self.folder.path
+        schedule = self.folder.path/'schedule.json'
         plan, precision, latest = broadcast_object_list([read_json(schedule) if schedule.exists() else None, str(compute.dtype), self.folder.checkpoints()[-1:]])
         precision = plan['precision'] if plan else precision                                     # a continued run keeps its own
         self.compute = Compute(compute.device, getattr(torch, precision.removeprefix('torch.')))
@@ -195,7 +194,7 @@ class Run:
         for folder in latest: self.trainer.accelerator.load_state(str(folder)); self.state = read_json(folder/'state.json')
         self.trainer.accelerator.wait_for_everyone()
         self.folder.forget_after(self.state['step'])
-        self.board = _tensorboard(path/'tensorboard', self.state['step']) if self.folder.writes else None
+        self.board = _tensorboard(self.folder.path/'tensorboard', self.state['step']) if self.folder.writes else None
         held_out = next((s for s in ('val', 'val_unseen', 'train') if s in store.splits), 'pretrain')
         self.held_out = np.array(store.bases[store.rows(held_out)[:512]])
 

@@ -1,8 +1,7 @@
-"""Write a table of BIOSCAN-5M's size and shape, prepare it, and say how long that took: python tests/big_table.py big.csv 5150000
+"""Write a table of BIOSCAN-5M's size and shape: python tests/big_table.py big.csv 5150000
 
-A name that ends in .gz is gzipped. The store is written beside the table. 5,150,000 rows need about 7 GB of disk."""
-import gzip, resource, sys, time
-from pathlib import Path
+A name that ends in .gz is gzipped. tools/benchmark.py prepares and measures it. 5,150,000 rows need about 4 GB of disk."""
+import gzip, sys
 import numpy as np
 
 HEADER = 'processid,sampleid,taxon,phylum,class,order,family,subfamily,genus,species,dna_bin,dna_barcode,country,province_state,coord-lat,' \
@@ -29,15 +28,4 @@ def write(path, n, species=20_000):
                         f'{"pretrain" if t % 5 else "train"},,{i%40}\n')
 
 
-if __name__ == '__main__':
-    from barcodemae.store import BarcodeStore, prepare
-    path, n = Path(sys.argv[1]), int(sys.argv[2])
-    if not path.exists(): write(path, n)
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-    store = prepare(path, path.with_name(path.name.split('.')[0] + '_store'))
-    seconds, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
-    BarcodeStore.open(store.path).rows('train')
-    opened = time.perf_counter() - start
-    print(f'{store}\n{store.report["rows"]:,} rows in {seconds:.0f} s, peak memory {peak/1e6:.2f} GB ({before/1e6:.2f} GB before), '
-          f'opened with the rows of one partition in {1000*opened:.0f} ms')
+if __name__ == '__main__': write(sys.argv[1], int(sys.argv[2]))
