@@ -19,7 +19,7 @@ from .tokenizer import FIRST_KMER, MAX_LENGTH, kmer_ids
 from .register import register
 from .model import BarcodeEncoder, load_encoder
 
-# %% ../nbs/05_knn.ipynb #6fa38bf8
+# %% ../nbs/05_knn.ipynb #e954be81
 def _no_kmer(bases, rows, names, k):
     row = rows[0]
     return InputError(f"no word of {k} bases A, C, G, T in this barcode of {int((bases[row] != PAD).sum())} bases ({len(rows)} such)",
@@ -32,7 +32,8 @@ def embed(encoder:BarcodeEncoder, # in evaluation mode afterwards
           names=None, # (N,) what to call a barcode in an error
           batch_size:int=128, all_layers=False, # see `BarcodeEncoder.embed`
           compute=None, # where and in which precision, by probing when absent
-          desc='embed') -> np.ndarray: # (N, D) float32, or (N, layers + 1, D)
+          desc='embed', change=None # function of (ids, mask, rows) of a batch that gives other ids and mask
+         ) -> np.ndarray: # (N, D) float32, or (N, layers + 1, D)
     "One vector a barcode, or one a layer. Raises `InputError` for a barcode without k-mer."
     compute, k, reference = compute or probe_compute(load_settings().device), encoder.config.k, encoder.config.reference
     encoder.eval().to(compute.device); keep_memory()
@@ -44,6 +45,7 @@ def embed(encoder:BarcodeEncoder, # in evaluation mode afterwards
         for rows in (order[i:i + batch_size] for i in range(0, len(order), batch_size)):
             length = max(k, min(MAX_LENGTH, -(-int(lengths[rows[0]]) // k) * k))
             ids, mask = kmer_ids(register(torch.from_numpy(np.ascontiguousarray(bases[rows, :length])).to(compute.device), reference), k)
+            if change: ids, mask = change(ids, mask, rows)
             with compute.autocast(): vectors = encoder.embed(ids, mask, all_layers)
             out[rows] = vectors.cpu().numpy()
             empty += rows[~(mask & (ids >= FIRST_KMER)).any(1).cpu().numpy()].tolist()
@@ -203,13 +205,13 @@ class GenusProbe:
         rows = nearest(q, r, device=self.compute.device)[0][:, 0]
         return dict(genus_1nn=100 * float((self.labels[0][rows] == self.labels[1]).mean()))
 
-# %% ../nbs/05_knn.ipynb #e320345e
+# %% ../nbs/05_knn.ipynb #8a80a7a0
 def evaluate_run(run_dir, store=None, compute=None) -> dict:
-    "Evaluate a finished run and write its `results.json`. Raises `InputError` where the run is not finished."
+    "Evaluate a finished run, on its own data set or another, and write its `results.json`. Raises `InputError` where the run is not finished."
     run_dir, record = Path(run_dir), read_json(Path(run_dir)/'record.json')
     store, encoder = store or load_dataset(read_json(run_dir/'config.json')['dataset']), load_encoder(run_dir/'best')
     curve = [json.loads(line) for line in (run_dir/'metrics.jsonl').read_text().splitlines()]
-    results = dict(record, encoder='best', curve=[line for line in curve if 'val_loss' in line],
+    results = dict(record, encoder='best', evaluated_on=store.name, curve=[line for line in curve if 'val_loss' in line],
                    knn=evaluate(encoder, store, record['seed'], compute), readings=readings(encoder, store, record['seed'], compute))
     write_json(run_dir/'results.json', results)
     return results

@@ -11,7 +11,7 @@ from .core import InputError
 from .model import BarcodeMAEConfig
 from .optim import OPTIMIZERS
 
-# %% ../nbs/03c_presets.ipynb #738c43c6
+# %% ../nbs/03c_presets.ipynb #de49c7c6
 @dataclass
 class TrainConfig:
     "Settings of a pretraining run, saved as `config.json` beside what it made. The defaults are the paper's."
@@ -36,7 +36,7 @@ class TrainConfig:
     warmup: float = 0.3                # share of the steps before the peak
     weight_decay: float = 1e-5
     epochs: float = 35                 # budget, unless
-    steps: int | None = None           # it is given in steps
+    steps: int | None = None           # it is given in steps (0: an untrained encoder)
     minutes: float | None = None       # or in minutes of training, on the machine at hand
     validations: int = 10              # times that held-out barcodes are looked at
     log_steps: int = 50                # steps between two lines of metrics
@@ -52,7 +52,7 @@ def model_config(c:TrainConfig, reference:str=None # consensus that barcodes are
         decoder_hidden_size=c.decoder_hidden_size, decoder_num_hidden_layers=c.decoder_layers,
         decoder_num_attention_heads=c.decoder_heads, hidden_dropout_prob=c.dropout, attention_probs_dropout_prob=c.dropout)
 
-# %% ../nbs/03c_presets.ipynb #e32360d4
+# %% ../nbs/03c_presets.ipynb #94c67753
 _SMALL = dict(k=6, hidden_size=64, layers=1, heads=2, decoder_hidden_size=64, decoder_layers=1, decoder_heads=2, dropout=0.,
               random_offset=False, batch_size=32, optimizer='muon', learning_rate=5e-3, warmup=0.1)
 PRESETS = {
@@ -73,8 +73,8 @@ def make_config(preset:str, # a name in `PRESETS`
         raise InputError('no such setting', record=', '.join(unknown), mend=f"the settings are {', '.join(sorted(known))}")
     budget = {} if not {'epochs', 'steps', 'minutes'} & set(changes) else dict(steps=None, minutes=None)
     config = TrainConfig(**{'preset': preset, **PRESETS[preset], **budget, **changes})
-    if min(n for n in (config.batch_size, config.epochs, config.steps, config.minutes) if n is not None) <= 0:
-        raise InputError('batch size and budget must be above zero', record=preset, mend='correct the setting')
+    if min(n for n in (config.batch_size, config.epochs, config.minutes) if n is not None) <= 0 or (config.steps or 0) < 0:
+        raise InputError('batch size and budget must be above zero (0 steps leave the encoder untrained)', record=preset, mend='correct the setting')
     try:
         model_config(config)
         if config.optimizer not in OPTIMIZERS: raise ValueError(f"optimizer {config.optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")

@@ -106,11 +106,11 @@ def validate(trainer:Trainer, bases:np.ndarray) -> dict: # (N, 660) packed bases
     model.train()
     return dict(val_loss=sum(losses) / len(bases), val_accuracy=100 * sum(hits) / len(bases))
 
-# %% ../nbs/04_train.ipynb #211cb0ec
+# %% ../nbs/04_train.ipynb #879046b1
 def budget_in_steps(config:TrainConfig, store:BarcodeStore, compute, trial:float=5 # seconds to time, after as many to warm up
                    ) -> int:
     "Number of steps that the budget buys."
-    if config.steps: return config.steps
+    if config.steps is not None: return config.steps
     trainer = Trainer(config, store, compute, 10**6)
     if not config.minutes: return round(config.epochs * trainer.batches.per_epoch)
     def pace(steps=0): # steps a second
@@ -229,7 +229,7 @@ def keep_to_time(self:Run):
     left = max(1, round(self.trainer.agree(left)[0]))
     self.trainer.spread(left); state['steps'] = state['step'] + left
 
-# %% ../nbs/04_train.ipynb #9a033230
+# %% ../nbs/04_train.ipynb #969e366e
 @patch
 def go(self:Run) -> dict: # the record
     "Train to the end of the budget."
@@ -240,7 +240,7 @@ def go(self:Run) -> dict: # the record
         bar.update(state['step'] * size)
         while True:
             if state['step'] >= round(state['looks'] * state['steps'] / c.validations):
-                self.look(); state['looks'] = max(state['looks'], state['step'] * c.validations // state['steps']) + 1
+                self.look(); state['looks'] = max(state['looks'], state['step'] * c.validations // max(state['steps'], 1)) + 1
             if state['step'] == state['steps']: break
             start, due = time.perf_counter(), (state['step'] + 1) % c.log_steps == 0 or state['step'] + 1 == state['steps']
             out = trainer.step(state['step'], with_logits=due)
