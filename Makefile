@@ -2,6 +2,7 @@
 # make test   set up, then every notebook, the tests and the checks
 # make lab    set up, then JupyterLab
 # make benchmark  set up, then time and memory of each step beside a plain baseline (about 15 minutes on two cores, 10 GB of disk)
+# make paper  every table and figure of the paper, on the data set of settings.ini or DATASET=... (demo: about 20 minutes on two cores)
 # make readme README.md from nbs/index.ipynb
 # make clean  remove .venv, packed data sets and Python's caches; runs/ stays
 # The Python that .venv is made from: make PYTHON=python3.12 demo
@@ -11,8 +12,9 @@ BIN = .venv/bin
 PY = $(BIN)/python
 RUN = runs/demo
 BENCHMARK = runs/benchmark
+TABLES = table1 table2 table3
 
-.PHONY: demo test lab benchmark readme clean setup
+.PHONY: demo test lab benchmark paper readme clean setup
 .DEFAULT_GOAL := demo
 
 setup: .venv/.installed
@@ -42,6 +44,18 @@ benchmark: setup
 	@$(BIN)/papermill nbs/experiments/benchmark.ipynb $(BENCHMARK)/benchmark.ipynb --no-progress-bar --stdout-file - --stderr-file -
 	@echo "benchmark: the executed notebook is $(BENCHMARK)/benchmark.ipynb; its results:"
 	@$(PY) tools/benchmark.py table $(BENCHMARK)/results.json
+
+# finished runs are skipped, interrupted ones continue; tables are made of what is there, also when a run failed
+paper: setup
+	@dataset=$${DATASET:-$$($(PY) -c 'from barcodemae.core import load_settings; print(load_settings().dataset)')}; \
+	    place=runs/paper/$$(basename "$$dataset"); mkdir -p "$$place"; failed=0; \
+	    echo "paper: the runs of $(TABLES) on $$dataset"; \
+	    $(PY) -m barcodemae.sweep $(TABLES) --dataset "$$dataset" || failed=1; \
+	    for table in $(TABLES); do \
+	        echo "paper: $$place/$$table.ipynb"; \
+	        $(BIN)/papermill nbs/experiments/$$table.ipynb "$$place/$$table.ipynb" -p dataset "$$dataset" -p kept "$(CURDIR)/$$place/$$table.json" --no-progress-bar || failed=1; \
+	    done; \
+	    echo "paper: tables are in $$place, figures in figures"; exit $$failed
 
 readme: setup
 	@$(PY) tools/readme.py

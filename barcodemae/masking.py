@@ -25,7 +25,7 @@ def drop_tokens(ids:torch.Tensor,   # (B, T) token ids
     hidden = noise.masked_fill(~kmer, 2).argsort(1).argsort(1) < count
     return (ids.masked_fill(hidden, MASK_ID), mask) if mode == 'masked' else (ids, mask.bool() & ~hidden)
 
-# %% ../nbs/07_masking.ipynb #28bdfcf8
+# %% ../nbs/07_masking.ipynb #f30d7b01
 RATIOS = tuple(i / 10 for i in range(10))
 
 def dropper(rows:np.ndarray, ratio:float, mode:str, draw:int, k:int): # rows: which barcodes of the store, so that each has its own numbers
@@ -44,9 +44,9 @@ def masking_rows(encoder, store, modes=('removed',), ratios=RATIOS, draws:int=3,
         change = dropper(rows, ratio, mode, draw, encoder.config.k) if ratio else None
         return embed(encoder, store.bases[rows], compute=compute, change=change, desc=f'{ratio:.0%} {mode}')
     whole = vectors(R, 0, '', 0), vectors(Q, 0, '', 0)
-    jobs = [(m, s, r, d) for m in modes for r in ratios for d in range(draws if r else 1) for s in settings]
+    jobs = [(m, s, r, d) for m in modes for r in ratios for d in range(draws if r else 1) for s in settings if s == 'query' or not d]
     for mode, setting, ratio, draw in progress(jobs, desc='masking', unit='evaluations'):
-        if setting == settings[0]: queries = vectors(Q, ratio, mode, draw) if ratio else whole[1]
+        queries = vectors(Q, ratio, mode, draw) if ratio else whole[1]
         reference = vectors(R, ratio, mode, draw) if ratio and setting == 'both' else whole[0]
         near = nearest(queries, reference, device=compute.device)[0][:, 0]
         found.append(dict(mode=mode, setting=setting, ratio=ratio, draw=draw, query=query, **score(truth, genus[near])))

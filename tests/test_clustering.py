@@ -2,9 +2,9 @@
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from sklearn.cluster import AgglomerativeClustering
-from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 
-from barcodemae.clustering import ward
+from barcodemae.clustering import agreement, clustering_rows, cut, estimate_clusters, ward, ward_tree
 
 
 @settings(max_examples=30, deadline=None)
@@ -26,3 +26,29 @@ def test_equal_vectors():
     (np.ones((0, 2)), 1, 'shape'), (np.array([[1, 2], [np.nan, 0], [1, 1]]), 2, 'vector 1'), (np.array([[1, 2], [1, 1], [np.inf, 0]]), 2, 'vector 2')])
 def test_faults(x, n, message):
     with pytest.raises(ValueError, match=message): ward(x, n)
+
+
+def test_agreement_is_scikit_learns_without_the_nameless():
+    random = np.random.default_rng(0)
+    bins, clusters = random.choice(['', 'a', 'b', 'c'], 200), random.integers(0, 5, 200)
+    known = bins != ''
+    assert agreement(bins, clusters) == dict(n=known.sum(), missing=(~known).sum(), ami=adjusted_mutual_info_score(bins[known], clusters[known]))
+    assert agreement(bins[known], bins[known])['ami'] == 1
+    with pytest.raises(ValueError, match='no barcode has a label'): agreement(np.array(['', '']), np.arange(2))
+
+
+def test_onehot_bins_give_the_bins():
+    bins = np.random.default_rng(0).permutation(np.repeat([f'BIN{i}' for i in range(12)], 7))
+    vectors = (bins[:, None] == np.unique(bins)).astype(float)
+    for row in clustering_rows(vectors, dict(dna_bin=bins, species=bins), reductions=('none',)):
+        assert row['ami'] == 1 and row['clusters'] == 12, row
+
+
+def test_a_cut_of_equal_heights_has_the_asked_number():
+    tree = ward_tree(np.zeros((6, 2)))
+    assert [len(set(cut(tree, n))) for n in range(1, 7)] == list(range(1, 7))
+
+
+@pytest.mark.parametrize('size', [1, 2, 3, 4])
+def test_a_handful_of_vectors(size):
+    assert 1 <= estimate_clusters(np.eye(4)[:size]) <= size

@@ -39,3 +39,11 @@ def test_command(tmp_path, accuracy, said):
     assert done.returncode == 0 and said in done.stdout and 'simulated' in done.stdout
     done = subprocess.run([sys.executable, '-m', 'barcodemae.report', str(tmp_path/'nothing')], capture_output=True, text=True)
     assert done.returncode and 'Mend' in done.stderr and 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize('text', ['', '{"knn": [', '[]', '{"knn": 3}', '{"knn": []}'])
+def test_a_broken_run_is_named_and_the_rest_makes_the_table(tmp_path, text, capsys):
+    for name in 'ab': write_json(tmp_path/name/'results.json', results(40.))
+    (tmp_path/'a/results.json').write_text(text)
+    assert list(kept_runs(tmp_path/'kept.json', {n: tmp_path/n for n in 'abc'})) == ['b']
+    assert f"{tmp_path/'a'}" in (said := capsys.readouterr().out) and 'Mend' in said

@@ -1,0 +1,91 @@
+"""Guards for barcodemae.sweep: grids, shared runs, a sweep that is killed, two at once, the command."""
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+
+import nbformat, pytest
+from filelock import FileLock
+
+from barcodemae.core import InputError, load_settings
+from barcodemae.sweep import Job, Sweep, find_grid, grid_jobs, job_state, preset_for, read_grid
+
+GRID = '[every]\nseed = 0, 1\n[demo]\nvariant = mae, untrained\nshape = 1-2/1-2\nsteps = 3\n'
+
+
+def test_the_grids_that_come_along():
+    settings = load_settings(Path(__file__).parent)
+    for grid in ('table1', 'table2', 'table3'):
+        for preset in ('demo', 'mini', 'bioscan5m'):
+            jobs = grid_jobs(find_grid(grid, settings), preset, preset, settings.runs)
+            assert len({j.folder for j in jobs}) == len(jobs) > 1
+    assert len(grid_jobs(find_grid('table1', settings), 'bioscan5m', 'bioscan5m', settings.runs)) == 24
+    assert [preset_for(d) for d in ('demo', 'coi_mini', 'bioscan5m', 'canada', 'my.csv')] == ['demo', 'mini', 'bioscan5m', 'bioscan5m', 'mini']
+
+
+def test_from_grid_to_parameters(tmp_path):
+    (tmp_path/'g.ini').write_text(GRID)
+    jobs = grid_jobs(tmp_path/'g.ini', 'demo', 'demo', tmp_path)
+    assert [j.parameters['seed'] for j in jobs] == [0, 0, 1, 1]                     # whole tables of fewer seeds first
+    assert jobs[0].name == 'mae_enc1-2_dec1-2_k6_steps3_seed0' and jobs[0].parameters['steps'] == 3
+    assert jobs[1].parameters['steps'] == 0 and jobs[1].parameters['variant'] == 'encoder_only'
+    assert jobs[0].parameters['overrides'] == dict(k=6, layers=1, heads=2, decoder_layers=1, decoder_heads=2)
+
+
+@pytest.mark.parametrize('text, message', [('[every]\n', 'says nothing about the preset'), ('[demo]\nlayer = 3\n', 'no such setting'),
+                                           ('[demo]\nshape = 6\n', 'no shape'), ('seed = 1\n', 'Mend'), (None, 'no such grid')])
+def test_faults_of_a_grid(tmp_path, text, message):
+    if text is not None: (tmp_path/'g.ini').write_text(text)
+    with pytest.raises(InputError, match=message): grid_jobs(tmp_path/'g.ini', 'demo', 'demo', tmp_path)
+
+
+def notebook(folder, code):
+    cells = [nbformat.v4.new_code_cell('a, run_dir = 1, None', metadata={'tags': ['parameters']}), nbformat.v4.new_code_cell(code)]
+    kernel = dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder/'toy.ipynb')
+
+
+def jobs_in(folder, n): return [Job(f'a{a}', folder/f'a{a}', 'toy', dict(a=a, run_dir=str(folder/f'a{a}')), ('clustering',)) for a in range(n)]
+
+
+WRITE = 'import json, time; from pathlib import Path\nPath(run_dir, "results.json").write_text(json.dumps(dict(knn=[], readings=[], clustering=[a])))'
+
+
+def test_done_broken_and_elsewhere(tmp_path):
+    notebook(tmp_path, WRITE)
+    jobs, said = jobs_in(tmp_path, 4), []
+    for name, text in (('a0', '{"knn": [], "readings": [], "clustering": []}'), ('a1', '{"knn": ['), ('a2', '{"knn": [], "readings": []}')):
+        (tmp_path/name).mkdir(); (tmp_path/name/'results.json').write_text(text)
+    (tmp_path/'a3').mkdir()
+    with FileLock(tmp_path/'a3/sweep.lock'): found = Sweep(jobs, tmp_path, [{}, {}], tell=said.append).go()
+    assert found == {'done before': ['a0'], 'done': ['a1', 'a2'], 'elsewhere': ['a3']}
+    assert any(str(tmp_path/'a1') in line and 'skipped' in line for line in said)
+
+
+def test_a_killed_sweep_takes_its_notebooks_along_and_the_next_goes_on(tmp_path):
+    notebook(tmp_path, f'{WRITE}\nif not Path(run_dir, "pid").exists():\n    import os; Path(run_dir, "pid").write_text(str(os.getpid())); Path(run_dir, "results.json").unlink(); time.sleep(600)')
+    program = f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_sweep import *\nSweep(jobs_in(Path({str(tmp_path)!r}), 1), Path({str(tmp_path)!r}), [{{}}]).go()'
+    sweep = subprocess.Popen([sys.executable, '-c', program], stdout=subprocess.DEVNULL)
+    pid = tmp_path/'a0/pid'
+    for _ in range(600):
+        if pid.exists() and pid.read_text(): break
+        time.sleep(.1)
+    sweep.send_signal(signal.SIGKILL); sweep.wait()
+    def alive():
+        try: return Path(f'/proc/{pid.read_text()}/stat').read_text().rsplit(')', 1)[1].split()[0] != 'Z'
+        except FileNotFoundError: return False
+    for _ in range(300):
+        if not alive(): break
+        time.sleep(.1)
+    assert not alive(), 'the notebook outlived the sweep'
+    assert job_state(jobs_in(tmp_path, 1)[0]) == 'begun' and Sweep(jobs_in(tmp_path, 1), tmp_path, [{}]).go() == {'done': ['a0']}
+
+
+def test_command(tmp_path):
+    (tmp_path/'g.ini').write_text(GRID)
+    def command(*a): return subprocess.run([sys.executable, '-m', 'barcodemae.sweep', *a], capture_output=True, text=True, cwd=Path(__file__).parent, env={**os.environ, 'BARCODEMAE_RUNS': str(tmp_path)})
+    done = command(str(tmp_path/'g.ini'), '--dataset', 'demo', '--list')
+    assert done.returncode == 0 and done.stdout.count('missing') == 4
+    for wrong in (['nothing'], [str(tmp_path/'g.ini'), '--preset', 'mini']):
+        done = command(*wrong)
+        assert done.returncode and 'Mend' in done.stderr and 'Traceback' not in done.stderr
+    done = command(str(tmp_path/'g.ini'), '--dataset', 'nowhere.csv', '--preset', 'demo')
+    assert done.returncode == 0 and done.stdout.count('left out') == 4
