@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from .core import InputError, progress
 from .knn import query_rows, score
 
-# %% ../nbs/05e_probe.ipynb #7db2bfbf
+# %% ../nbs/05e_probe.ipynb #cb4eabc8
 class LinearProbe:
     "Softmax regression of labels on standardised vectors: `fit(x, y)`, then `predict(x)`."
-    def __init__(self, epochs:int=30, learning_rate:float=3e-3, batch_size:int=256, weight_decay:float=1e-2, seed:int=0, device='cpu'):
-        self.epochs, self.learning_rate, self.batch_size = epochs, learning_rate, batch_size
+    def __init__(self, steps:int=1000, learning_rate:float=1e-2, batch_size:int=256, weight_decay:float=1e-2, seed:int=0, device='cpu'):
+        self.steps, self.learning_rate, self.batch_size = steps, learning_rate, batch_size
         self.weight_decay, self.seed, self.device = weight_decay, seed, device
 
     def _standard(self, x): return torch.as_tensor((x - self.mean) / self.deviation, dtype=torch.float32, device=self.device)
@@ -29,9 +29,10 @@ class LinearProbe:
         self.linear = nn.Linear(x.shape[1], len(self.classes), device=self.device)
         nn.init.zeros_(self.linear.weight); nn.init.zeros_(self.linear.bias)
         optimizer = torch.optim.AdamW(self.linear.parameters(), self.learning_rate, weight_decay=self.weight_decay)
-        steps = self.epochs * -(-len(x) // self.batch_size)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, max(steps, 2), pct_start=.1)
-        for _ in progress(range(self.epochs), desc=desc, unit='epochs'):
+        per_epoch = -(-len(x) // self.batch_size)
+        epochs = max(30, -(-self.steps // per_epoch))
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, epochs * per_epoch, pct_start=.1)
+        for _ in progress(range(epochs), desc=desc, unit='epochs'):
             for rows in torch.randperm(len(x), generator=generator).split(self.batch_size):
                 loss = F.cross_entropy(self.linear(x[rows]), target[rows])
                 loss.backward(); optimizer.step(); schedule.step(); optimizer.zero_grad()
