@@ -24,7 +24,7 @@ def _clustering(encoder, store, record, compute):
     return clustering_rows(vectors, {t: store.labels(t, rows) for t in TARGETS}, seed=record['seed'])
 
 def _masking(encoder, store, record, compute):
-    modes = ('removed',) if record['variant'] == 'mae' else ('masked', 'removed')         # who knows [MASK]?
+    modes = ('masked', 'removed') if record['variant'] != 'mae' and record['steps'] else ('removed',)     # who knows [MASK]?
     return masking_rows(encoder, store, modes, compute=compute)
 
 def _probe(encoder, store, record, compute):
