@@ -24,7 +24,8 @@ def _clustering(encoder, store, record, compute):
     return clustering_rows(vectors, {t: store.labels(t, rows) for t in TARGETS}, seed=record['seed'])
 
 def _masking(encoder, store, record, compute):
-    modes = ('masked', 'removed') if record['variant'] != 'mae' and record['steps'] else ('removed',)     # who knows [MASK]?
+    first = record.get('pretraining', record)                                              # of a fine-tuned encoder
+    modes = ('masked', 'removed') if first['variant'] != 'mae' and first['steps'] else ('removed',)     # who knows [MASK]?
     return masking_rows(encoder, store, modes, compute=compute)
 
 def _probe(encoder, store, record, compute):
