@@ -12,7 +12,8 @@ BIN = .venv/bin
 PY = $(BIN)/python
 RUN = runs/demo
 BENCHMARK = runs/benchmark
-TABLES = table1 table2 table3
+GRIDS = table1 figure3 table2 table3 scratch
+TABLES = table1 table2 table3 scratch
 
 .PHONY: demo test lab benchmark paper readme clean setup
 .DEFAULT_GOAL := demo
@@ -49,8 +50,8 @@ benchmark: setup
 paper: setup
 	@dataset=$${DATASET:-$$($(PY) -c 'from barcodemae.core import load_settings; print(load_settings().dataset)')}; \
 	    place=runs/paper/$$(basename "$$dataset"); mkdir -p "$$place"; failed=0; \
-	    echo "paper: the runs of $(TABLES) on $$dataset"; \
-	    $(PY) -m barcodemae.sweep $(TABLES) --dataset "$$dataset" || failed=1; \
+	    echo "paper: the runs of $(GRIDS) on $$dataset"; \
+	    $(PY) -m barcodemae.sweep $(GRIDS) --dataset "$$dataset" || failed=1; \
 	    for table in $(TABLES); do \
 	        echo "paper: $$place/$$table.ipynb"; \
 	        $(BIN)/papermill nbs/experiments/$$table.ipynb "$$place/$$table.ipynb" -p dataset "$$dataset" -p kept "$(CURDIR)/$$place/$$table.json" --no-progress-bar || failed=1; \

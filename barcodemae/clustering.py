@@ -8,7 +8,7 @@ __all__ = ['TARGETS', 'REDUCTIONS', 'ward_tree', 'cut', 'ward', 'agreement', 'um
 
 # %% ../nbs/06_clustering.ipynb #64025f57
 import fastcluster
-import numpy as np
+import numpy as np, torch
 from scipy import sparse
 from scipy.cluster.hierarchy import fcluster
 from scipy.spatial.distance import cdist
@@ -55,7 +55,9 @@ def umap_reduce(vectors:np.ndarray, # (N, D)
     except ImportError: raise InputError('UMAP is not installed', mend='pip install umap-learn') from None
     n = min(n_components, len(vectors) - 2)
     neighbours = min(15, len(vectors) - 1)
-    return UMAP(n_neighbors=neighbours, n_components=n, metric='cosine', random_state=seed, n_jobs=1).fit_transform(vectors)
+    threads = torch.get_num_threads()
+    try: return UMAP(n_neighbors=neighbours, n_components=n, metric='cosine', random_state=seed, n_jobs=1).fit_transform(vectors)
+    finally: torch.set_num_threads(threads) # numba's OpenMP sets it to all cores for the whole process
 
 # %% ../nbs/06_clustering.ipynb #3bf12f28
 def silhouettes(vectors:np.ndarray, # (N, D)

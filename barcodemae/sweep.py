@@ -114,7 +114,7 @@ def job_state(job:Job, tell=lambda line: None) -> str:
 # %% ../nbs/10_sweep.ipynb #33a7262b
 def devices() -> list: # of environments
     "What each process at a time gets: a GPU, or without GPUs a core."
-    threads = dict(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
+    threads = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'NUMBA_NUM_THREADS'), '1')
     if torch.cuda.is_available(): return [dict(CUDA_VISIBLE_DEVICES=str(i)) for i in range(torch.cuda.device_count())]
     return [threads] * len(os.sched_getaffinity(0) if hasattr(os, 'sched_getaffinity') else range(os.cpu_count() or 1))
 

@@ -16,7 +16,7 @@ LIMIT = 840 # seconds for one notebook or for pytest; all of it is to stay under
 def run(*command, cwd=ROOT):
     "`(went well, what it said)`; two run at a time, so each gets its share of the processor."
     threads = str(max(1, (os.cpu_count() or 1)//WORKERS))
-    env = {**os.environ, 'OMP_NUM_THREADS': os.environ.get('OMP_NUM_THREADS', threads), 'PATH': f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    env = {**os.environ, **{n: os.environ.get(n, threads) for n in ('OMP_NUM_THREADS', 'NUMBA_NUM_THREADS')}, 'PATH': f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     try: done = subprocess.run([str(c) for c in command], cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=LIMIT)
     except subprocess.TimeoutExpired as e: return False, f'{(e.stdout or b"").decode()[-3000:]}\nstopped after {LIMIT} seconds'
     return done.returncode == 0, done.stdout
