@@ -72,7 +72,7 @@ Embedder.encode = encode
 @dataclass(frozen=True)
 class System:
     "A line of the registry: what a system is, where it comes from, what is not certain about it."
-    name: str                # also the folder's name under `checkpoints`
+    name: str                # also the folder's name under `checkpoints`, where `folder` says no other
     make: Callable           # (folder or file of weights or None, Compute) -> Embedder
     pretrained_on: str       # '' where nothing was learnt
     source: str              # paper or repository
@@ -80,9 +80,10 @@ class System:
     hub_id: str = ''         # where the weights are, for those that have some
     megabytes: float = None  # size of the download
     unverified: str = ''     # what of it could not be held against the original
+    folder: str = ''         # of weights that two systems share
 
 SYSTEMS = {}
-CHAPTERS = ['barcodemae.foreign'] # modules that add systems when they are imported
+CHAPTERS = ['barcodemae.foreign', 'barcodemae.hyena', 'barcodemae.mamba'] # modules that add systems when they are imported
 
 def register(system:System) -> System:
     "Add a system to the bench. A second one by the same name takes the place of the first."
@@ -112,7 +113,7 @@ def find_weights(system:System, source=None) -> Path:
     if source is not None:
         if Path(source).exists(): return Path(source)
         raise InputError('no such folder or file of weights', file=source, mend=f'give one, or leave it out to look for {system.name} under checkpoints and on the hub')
-    folder = load_settings().checkpoints/system.name
+    folder = load_settings().checkpoints/(system.folder or system.name)
     if folder.exists(): return folder
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

@@ -6,7 +6,7 @@ import nbformat, pytest
 from filelock import FileLock
 
 from barcodemae.core import InputError, load_settings
-from barcodemae.sweep import Job, Sweep, find_grid, grid_jobs, job_state, preset_for, read_grid
+from barcodemae.sweep import Job, Sweep, find_grid, grid_jobs, job_state, merge_jobs, preset_for, read_grid
 
 GRID = '[every]\nseed = 0, 1\n[demo]\nvariant = mae, untrained\nshape = 1-2/1-2\nsteps = 3\n'
 
@@ -28,6 +28,19 @@ def test_from_grid_to_parameters(tmp_path):
     assert jobs[0].name == 'mae_enc1-2_dec1-2_k6_steps3_seed0' and jobs[0].parameters['steps'] == 3
     assert jobs[1].parameters['steps'] == 0 and jobs[1].parameters['variant'] == 'encoder_only'
     assert jobs[0].parameters['overrides'] == dict(k=6, layers=1, heads=2, decoder_layers=1, decoder_heads=2)
+
+
+def test_models_and_what_starts_from_them(tmp_path):
+    (tmp_path/'a.ini').write_text('[every]\nseed = 0, 1\nsteps = 5\n[demo]\nmodel = mae 1-2/1-2, encoder_only 2-2, untrained 1-2\n')
+    (tmp_path/'b.ini').write_text('[every]\nnotebook = 11_finetune\nseed = 1\nsteps = 5\n[demo]\nstart = mae 1-2/1-2, untrained 1-2\n')
+    (tmp_path/'c.ini').write_text('[every]\nseed = 0\nsteps = 5\nanalyses = masking\n[demo]\nmodel = mae 1-2/1-2\n')
+    first, second, third = (grid_jobs(tmp_path/f'{g}.ini', 'demo', 'demo', tmp_path) for g in 'abc')
+    assert [j.name for j in first[:3]] == ['mae_enc1-2_dec1-2_k6_steps5_seed0', 'encoder_only_enc2-2_k6_steps5_seed0', 'untrained_enc1-2_k6_steps0_seed0']
+    assert first[1].parameters['overrides'] == dict(k=6, layers=2, heads=2) and first[1].parameters['variant'] == 'encoder_only'
+    assert [j.needs.folder for j in second] == [first[3].folder, first[5].folder] and second[0].folder not in {j.folder for j in first}
+    assert second[0].parameters['start'] == str(first[3].folder) and second[0].parameters['seed'] == 1
+    merged = merge_jobs(first + third)
+    assert len(merged) == 6 and merged[0].analyses == ('masking',) and merged[0].parameters['analyses'] == ['masking'] and merged[1].analyses == ()
 
 
 @pytest.mark.parametrize('text, message', [('[every]\n', 'says nothing about the preset'), ('[demo]\nlayer = 3\n', 'no such setting'),
@@ -58,6 +71,15 @@ def test_done_broken_and_elsewhere(tmp_path):
     with FileLock(tmp_path/'a3/sweep.lock'): found = Sweep(jobs, tmp_path, [{}, {}], tell=said.append).go()
     assert found == {'done before': ['a0'], 'done': ['a1', 'a2'], 'elsewhere': ['a3']}
     assert any(str(tmp_path/'a1') in line and 'skipped' in line for line in said)
+
+
+def test_a_job_waits_for_what_it_needs(tmp_path):
+    notebook(tmp_path, WRITE)
+    late, early = jobs_in(tmp_path, 2)
+    late.needs, said = early, []
+    assert Sweep([late, early], tmp_path, [{}, {}], tell=said.append).go() == {'done': ['a1', 'a0']}
+    absent = Job('b', tmp_path/'b', 'toy', dict(a=3, run_dir=str(tmp_path/'b')), ('clustering',), needs=early)  # made before, or by nobody: tried
+    assert Sweep([absent], tmp_path, [{}], tell=said.append).go() == {'done': ['b']}
 
 
 def test_a_killed_sweep_takes_its_notebooks_along_and_the_next_goes_on(tmp_path):
