@@ -12,7 +12,7 @@ BIN = .venv/bin
 PY = $(BIN)/python
 RUN = runs/demo
 BENCHMARK = runs/benchmark
-GRIDS = table1 figure3 table2 table3 scratch
+GRIDS = table1 figure3 depends table2 table3 scratch
 TABLES = table1 table2 table3 scratch
 
 .PHONY: demo test lab benchmark paper readme clean setup

@@ -83,7 +83,7 @@ class System:
     folder: str = ''         # of weights that two systems share
 
 SYSTEMS = {}
-CHAPTERS = ['barcodemae.foreign', 'barcodemae.hyena', 'barcodemae.mamba'] # modules that add systems when they are imported
+CHAPTERS = ['barcodemae.foreign', 'barcodemae.hyena', 'barcodemae.mamba', 'barcodemae.cnn'] # modules that add systems when they are imported
 
 def register(system:System) -> System:
     "Add a system to the bench. A second one by the same name takes the place of the first."

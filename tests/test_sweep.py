@@ -13,7 +13,7 @@ GRID = '[every]\nseed = 0, 1\n[demo]\nvariant = mae, untrained\nshape = 1-2/1-2\
 
 def test_the_grids_that_come_along():
     settings = load_settings(Path(__file__).parent)
-    for grid in ('table1', 'table2', 'table3', 'figure3', 'scratch'):
+    for grid in ('table1', 'table2', 'table3', 'figure3', 'depends', 'scratch'):
         for preset in ('demo', 'mini', 'bioscan5m'):
             jobs = grid_jobs(find_grid(grid, settings), preset, preset, settings.runs)
             assert len({j.folder for j in jobs}) == len(jobs) > 1
