@@ -81,10 +81,11 @@ def kept_runs(kept, # JSON file beside the notebook
               folders:dict, # name -> folder of a run, which need not be there
               look:bool=not IN_TEST # at the folders at all? A notebook that is being tested shows what is kept and changes nothing
              ) -> dict: # name -> brief results, in the order of `folders`
-    "Finished runs by name: those that are there, which update the file, and for the others what the file has of them."
+    "Finished runs by name: those that are there, which update the file, and for the others what the file has of them. Raises `InputError` where there is none."
     known = {r['name']: r for r in read_json(kept)} if Path(kept).exists() else {}
     found = {name: dict(brief(results), name=name) for name, folder in folders.items() if look and (results := read_results(folder))}
     runs = {name: (known | found)[name] for name in folders if name in known | found}
+    if folders and not runs: raise InputError(f'none of the {len(folders)} runs is finished, the first would be {next(iter(folders))}', file=kept, mend='make paper makes them (DATASET=... for another data set)')
     if found: write_json(kept, list(runs.values()))
     return runs
 

@@ -16,7 +16,8 @@ def results(accuracy, **more):
 
 def test_runs_that_are_there_update_those_that_are_kept(tmp_path):
     kept, folders = tmp_path/'kept.json', {name: tmp_path/name for name in 'abc'}
-    assert kept_runs(kept, folders) == {} and not kept.exists()
+    with pytest.raises(InputError, match='none of the'): kept_runs(kept, folders)
+    assert not kept.exists()
     for name, accuracy in (('b', 40.), ('a', 50.)): write_json(tmp_path/name/'results.json', results(accuracy))
     both = kept_runs(kept, folders)
     assert list(both) == ['a', 'b'] and len(both['a']['knn']) == 2 and both['a']['cpu'] == 'c' and 'machine' not in both['a']
