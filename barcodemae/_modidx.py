@@ -294,6 +294,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'barcodemae.layers._ByteDropout.backward': ('layers.html#_bytedropout.backward', 'barcodemae/layers.py'),
                                    'barcodemae.layers._ByteDropout.forward': ('layers.html#_bytedropout.forward', 'barcodemae/layers.py'),
                                    'barcodemae.layers._drop': ('layers.html#_drop', 'barcodemae/layers.py'),
+                                   'barcodemae.layers._one_call': ('layers.html#_one_call', 'barcodemae/layers.py'),
                                    'barcodemae.layers.fuse': ('layers.html#fuse', 'barcodemae/layers.py'),
                                    'barcodemae.layers.lower_precision': ('layers.html#lower_precision', 'barcodemae/layers.py'),
                                    'barcodemae.layers.quicken': ('layers.html#quicken', 'barcodemae/layers.py'),

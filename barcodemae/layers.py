@@ -6,6 +6,7 @@
 __all__ = ['ByteDropout', 'two_products', 'lower_precision', 'FusedLinear', 'fuse', 'quicken']
 
 # %% ../nbs/02c_layers.ipynb #0abf93e6
+from functools import lru_cache
 import torch
 from torch import nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
@@ -52,13 +53,18 @@ def lower_precision(module, inputs, output):
     return output.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else output
 
 # %% ../nbs/02c_layers.ipynb #312cfbb1
+@lru_cache
+def _one_call() -> bool: # does this torch have the call, and this processor its bf16?
+    ops = torch.ops.mkldnn
+    return hasattr(ops, '_linear_pointwise') and hasattr(ops, '_is_mkldnn_bf16_supported') and ops._is_mkldnn_bf16_supported()
+
 class FusedLinear(nn.Linear):
     "`nn.Linear`, and the GELU after it where `gelu` is set, in one call when embedding in bf16 on a CPU."
     gelu = False
 
     def forward(self, x): # (..., in) -> (..., out)
         bf16 = torch.is_autocast_enabled('cpu') and torch.get_autocast_dtype('cpu') == torch.bfloat16
-        if bf16 and x.device.type == 'cpu' and not torch.is_grad_enabled() and hasattr(torch.ops.mkldnn, '_linear_pointwise'):
+        if bf16 and x.device.type == 'cpu' and not torch.is_grad_enabled() and _one_call():
             x, weight, bias = (t.to(torch.bfloat16) for t in (x, self.weight, self.bias))
             return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'gelu' if self.gelu else 'none', [], 'none' if self.gelu else '')
         return nn.functional.gelu(super().forward(x)) if self.gelu else super().forward(x)
