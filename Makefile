@@ -2,7 +2,7 @@
 # make test   set up, then every notebook, the tests and the checks
 # make lab    set up, then JupyterLab
 # make benchmark  set up, then time and memory of each step beside a plain baseline (about 15 minutes on two cores, 10 GB of disk)
-# make paper  every table and figure of the paper, on the data set of settings.ini or DATASET=... (demo: about 20 minutes on two cores)
+# make paper  every table and figure of the paper, on the data set of settings.ini or DATASET=... (stopped, it goes on from there)
 # make readme README.md from nbs/index.ipynb
 # make clean  remove .venv, packed data sets and Python's caches; runs/ stays
 # The Python that .venv is made from: make PYTHON=python3.12 demo
