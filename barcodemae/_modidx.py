@@ -408,6 +408,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'barcodemae.register.register': ('register.html#register', 'barcodemae/register.py'),
                                      'barcodemae.register.starts': ('register.html#starts', 'barcodemae/register.py')},
             'barcodemae.report': { 'barcodemae.report.accuracy_row': ('report.html#accuracy_row', 'barcodemae/report.py'),
+                                   'barcodemae.report.bin_ami': ('report.html#bin_ami', 'barcodemae/report.py'),
                                    'barcodemae.report.brief': ('report.html#brief', 'barcodemae/report.py'),
                                    'barcodemae.report.by_model': ('report.html#by_model', 'barcodemae/report.py'),
                                    'barcodemae.report.kept_runs': ('report.html#kept_runs', 'barcodemae/report.py'),

@@ -12,7 +12,7 @@ from .core import InputError, load_settings, probe_compute, read_json, write_jso
 from .store import load_dataset
 from .model import load_encoder
 from .knn import embed
-from .report import accuracy_row
+from .report import accuracy_row, bin_ami
 from .probe import probe_rows
 from .clustering import TARGETS, clustering_rows, clustering_store_rows, harmonic_mean
 from .masking import masking_rows
@@ -37,8 +37,8 @@ ANALYSES = dict(clustering=_clustering, masking=_masking, probe=_probe)
 
 # %% ../nbs/07b_analysis.ipynb #2ba4a6a7
 def _harmonic_mean(results): # genus 1-NN of test_unseen with BIN AMI after UMAP, as in the paper
-    found = [r for r in results['clustering'] if (r['target'], r['number_from'], r['reduction']) == ('dna_bin', 'species', 'umap')]
-    return harmonic_mean(accuracy_row(results)['accuracy'], found[0]['ami']) if found else None
+    ami = bin_ami(results)
+    return None if ami is None else harmonic_mean(accuracy_row(results)['accuracy'], ami)
 
 def analyse_run(run_dir, analyses=tuple(ANALYSES), store=None, compute=None) -> dict: # the results
     "Add analyses to the `results.json` of an evaluated run; those that it has stay. Raises `InputError` for an unknown one or a run without results."
