@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from .core import InputError, load_settings, probe_compute, read_json, write_json
 from .store import load_dataset
-from .model import load_encoder
+from .architectures import load_encoder
 from .knn import embed
 from .report import accuracy_row, bin_ami
 from .probe import probe_rows

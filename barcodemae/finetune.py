@@ -20,7 +20,8 @@ from .store import BarcodeStore
 from .tokenizer import kmer_ids
 from .register import register
 from .layers import quicken
-from .model import BarcodeEncoder, load_encoder
+from .model import BarcodeEncoder
+from .architectures import load_encoder
 from .train import Batches, RunFolder, seed_step
 from .knn import query_rows, score
 from .probe import PROBES

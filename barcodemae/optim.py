@@ -53,7 +53,7 @@ def make_optimizers(model:nn.Module, # with parts `head` and embeddings named so
                     learning_rate:float, weight_decay:float, dtype=None # precision of Muon's products
                    ) -> list: # of optimisers
     "The optimisers of a run, each for its share of the parameters (paper appendix B.1)."
-    def is_map(n, p): return name == 'muon' and p.ndim == 2 and 'embeddings' not in n and not n.startswith('head')
+    def is_map(n, p): return name == 'muon' and p.ndim == 2 and n.endswith('weight') and 'embeddings' not in n and not n.startswith('head')
     maps = [p for n, p in model.named_parameters() if is_map(n, p)]
     rest = [p for n, p in model.named_parameters() if not is_map(n, p)]
     adamw = torch.optim.AdamW(rest, lr=learning_rate, weight_decay=weight_decay, fused=True)

@@ -8,7 +8,8 @@ __all__ = ['PRESETS', 'TrainConfig', 'model_config', 'make_config']
 # %% ../nbs/03c_presets.ipynb #9404fccd
 from dataclasses import dataclass, fields
 from .core import InputError
-from .model import BarcodeMAEConfig
+from .model import VARIANTS, BarcodeMAEConfig
+from .architectures import SequenceConfig
 from .optim import OPTIMIZERS
 
 # %% ../nbs/03c_presets.ipynb #de49c7c6
@@ -17,10 +18,10 @@ class TrainConfig:
     "Settings of a pretraining run, saved as `config.json` beside what it made. The defaults are the paper's."
     preset: str = 'bioscan5m'
     dataset: str = 'bioscan5m'         # name in settings.ini or path
-    variant: str = 'mae'               # mae, mae_with_mask or encoder_only
+    variant: str = 'mae'               # mae, mae_with_mask or encoder_only; hyena, mamba, mamba2 or caduceus
     seed: int = 0
     k: int = 6                         # length of a word
-    hidden_size: int = 768             # width of the encoder; its feed-forward layers are 4 times as wide
+    hidden_size: int = 768             # width of the encoder; its feed-forward layers are 4 times as wide, those of hyena and mamba too
     layers: int = 6
     heads: int = 6
     decoder_hidden_size: int = 768
@@ -45,12 +46,13 @@ class TrainConfig:
 
 # %% ../nbs/03c_presets.ipynb #6713f6b4
 def model_config(c:TrainConfig, reference:str=None # consensus that barcodes are laid onto
-                 ) -> BarcodeMAEConfig:
+                 ) -> BarcodeMAEConfig|SequenceConfig:
     "Shape of the model of a run."
-    return BarcodeMAEConfig(k=c.k, variant=c.variant, mask_ratio=c.mask_ratio, reference=reference, hidden_size=c.hidden_size,
-        intermediate_size=4 * c.hidden_size, num_hidden_layers=c.layers, num_attention_heads=c.heads,
-        decoder_hidden_size=c.decoder_hidden_size, decoder_num_hidden_layers=c.decoder_layers,
-        decoder_num_attention_heads=c.decoder_heads, hidden_dropout_prob=c.dropout, attention_probs_dropout_prob=c.dropout)
+    encoder = dict(k=c.k, variant=c.variant, mask_ratio=c.mask_ratio, reference=reference, hidden_size=c.hidden_size, intermediate_size=4 * c.hidden_size,
+        num_hidden_layers=c.layers, num_attention_heads=c.heads, hidden_dropout_prob=c.dropout, attention_probs_dropout_prob=c.dropout)
+    if c.variant not in VARIANTS: return SequenceConfig(**encoder)
+    return BarcodeMAEConfig(**encoder, decoder_hidden_size=c.decoder_hidden_size, decoder_num_hidden_layers=c.decoder_layers,
+                            decoder_num_attention_heads=c.decoder_heads)
 
 # %% ../nbs/03c_presets.ipynb #94c67753
 _SMALL = dict(k=6, hidden_size=64, layers=1, heads=2, decoder_hidden_size=64, decoder_layers=1, decoder_heads=2, dropout=0.,

@@ -94,7 +94,7 @@ def kept_runs(kept, # JSON file beside the notebook
     return runs
 
 # %% ../nbs/05b_report.ipynb #b23726c0
-VARIANT_ORDER = ('mae', 'mae_with_mask', 'encoder_only', 'untrained')
+VARIANT_ORDER = ('mae', 'mae_with_mask', 'encoder_only', 'hyena', 'mamba', 'mamba2', 'caduceus', 'untrained')
 
 def by_model(runs) -> dict: # results -> model such as 'mae 6-6' -> its results, one a seed; the paper's order within a shape
     "Runs grouped by variant and shape, the shape of the first run on top."

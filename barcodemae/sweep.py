@@ -62,7 +62,7 @@ def _settings(cell, preset, dataset) -> tuple: # label of the model, and the set
 def _folder_name(label, settings, preset): # of a run of training
     c = {**vars(TrainConfig()), **PRESETS[preset], **settings}
     parts = [label, f"enc{c['layers']}-{c['heads']}"]
-    if c['variant'] != 'encoder_only': parts.append(f"dec{c['decoder_layers']}-{c['decoder_heads']}")
+    if c['variant'] in ('mae', 'mae_with_mask'): parts.append(f"dec{c['decoder_layers']}-{c['decoder_heads']}")
     told = ('dataset', 'variant', 'seed', 'k', 'layers', 'heads', 'decoder_layers', 'decoder_heads')
     parts += [f"k{c['k']}", *(f'{n}{settings[n]}' for n in sorted(settings) if n not in told), f"seed{c['seed']}"]
     return '_'.join(re.sub(r'[^\w.-]+', '-', str(p)) for p in parts)

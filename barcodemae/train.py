@@ -14,10 +14,11 @@ from .core import Compute, InputError, atomic_path, keep_memory, machine_record,
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 from fastcore.basics import patch
+from transformers import AutoModelForPreTraining
 from .store import BarcodeStore
 from .tokenizer import KmerTokenizer, kmer_ids
 from .layers import quicken
-from .model import BarcodeMAEForPreTraining, random_masking
+from .model import random_masking
 from .optim import drop_traces, make_optimizers
 from .presets import TrainConfig, make_config, model_config
 from .register import consensus, register
@@ -50,7 +51,7 @@ class Trainer:
         self.reference = None
         if config.registered: self.reference = consensus(store.bases[np.sort(np.random.default_rng(config.seed).permutation(rows)[:4000])])
         self.reference, = broadcast_object_list([self.reference])
-        model = quicken(BarcodeMAEForPreTraining(model_config(config, self.reference)), compute.device)
+        model = quicken(AutoModelForPreTraining.from_config(model_config(config, self.reference)), compute.device)
         optimizers = make_optimizers(model, config.optimizer, config.learning_rate, config.weight_decay, compute.dtype)
         self.schedules = [self.schedule(o, max(steps, 2)) for o in optimizers]
         self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
@@ -81,7 +82,7 @@ def step(self:Trainer, number, with_logits=False):
     seed_step(c.seed, number, 1 + a.process_index)
     out = self.model(ids, mask, hidden, with_logits=with_logits)
     if a.num_processes > 1:
-        used = hidden.masked_used.sum().float()
+        used = (out.labels >= 0).sum().float()
         out.loss = out.loss * used * a.num_processes / a.reduce(used.clone())
     a.backward(out.loss)
     for optimizer, schedule in zip(self.optimizers, self.schedules): optimizer.step(); schedule.step(); optimizer.zero_grad()

@@ -6,7 +6,7 @@ import numpy as np, pytest, torch
 from barcodemae import finetune as module
 from barcodemae.core import Compute, InputError, find_dataset
 from barcodemae.finetune import Classifier, FinetuneConfig, Tuner, finetune, label_codes
-from barcodemae.model import load_encoder
+from barcodemae.architectures import load_encoder
 from barcodemae.presets import make_config
 from barcodemae.store import prepare
 from barcodemae.train import train

@@ -6,7 +6,8 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
 
 import barcodemae
 from barcodemae.core import InputError
-from barcodemae.model import VARIANTS, BarcodeEncoder, BarcodeMAEConfig, BarcodeMAEForPreTraining, hidden_word_loss, load_encoder, random_masking
+from barcodemae.architectures import load_encoder
+from barcodemae.model import VARIANTS, BarcodeEncoder, BarcodeMAEConfig, BarcodeMAEForPreTraining, hidden_word_loss, random_masking
 from barcodemae.store import pack
 from barcodemae.tokenizer import FIRST_KMER, KmerTokenizer, kmer_ids
 
