@@ -15,7 +15,7 @@ BENCHMARK = runs/benchmark
 GRIDS = table1 figure3 depends table2 table3 scratch
 TABLES = table1 table2 table3 scratch
 
-.PHONY: demo test lab benchmark paper readme clean setup
+.PHONY: demo test lab benchmark paper leaderboard readme clean setup
 .DEFAULT_GOAL := demo
 
 setup: .venv/.installed
@@ -57,6 +57,16 @@ paper: setup
 	        $(BIN)/papermill nbs/experiments/$$table.ipynb "$$place/$$table.ipynb" -p dataset "$$dataset" -p kept "$(CURDIR)/$$place/$$table.json" --no-progress-bar || failed=1; \
 	    done; \
 	    echo "paper: tables are in $$place, figures in figures"; exit $$failed
+
+# models are trained that are not there yet; systems that were asked before are skipped, those without weights or program are told by name
+leaderboard: setup
+	@dataset=$${DATASET:-$$($(PY) -c 'from barcodemae.core import load_settings; print(load_settings().dataset)')}; name=$$(basename "$$dataset"); \
+	    place=runs/leaderboard/$$name; mkdir -p "$$place"; failed=0; \
+	    $(PY) -m barcodemae.sweep table1 architectures --dataset "$$dataset" || failed=1; \
+	    $(PY) -m barcodemae.cnn "$$place/cnn" --dataset "$$dataset" --epochs 5 || failed=1; \
+	    $(PY) -m barcodemae.bench --dataset "$$dataset" --runs $$($(PY) -m barcodemae.sweep table1 architectures --dataset "$$dataset" --list | sed -n "s|^done *|runs/grids/$$name/|p") --cnn "$$place/cnn" || failed=1; \
+	    $(BIN)/papermill nbs/experiments/leaderboard.ipynb "$$place/leaderboard.ipynb" -p dataset "$$dataset" -p kept "$(CURDIR)/$$place/leaderboard.json" --no-progress-bar || failed=1; \
+	    echo "leaderboard: $$place/leaderboard.ipynb, its figure is in figures"; exit $$failed
 
 readme: setup
 	@$(PY) tools/readme.py

@@ -175,6 +175,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'barcodemae.cnn._labelled': ('cnn.html#_labelled', 'barcodemae/cnn.py'),
                                 'barcodemae.cnn._reference': ('cnn.html#_reference', 'barcodemae/cnn.py'),
                                 'barcodemae.cnn.load_cnn': ('cnn.html#load_cnn', 'barcodemae/cnn.py'),
+                                'barcodemae.cnn.main': ('cnn.html#main', 'barcodemae/cnn.py'),
                                 'barcodemae.cnn.train_cnn': ('cnn.html#train_cnn', 'barcodemae/cnn.py')},
             'barcodemae.core': { 'barcodemae.core.Compute': ('core.html#compute', 'barcodemae/core.py'),
                                  'barcodemae.core.Compute.autocast': ('core.html#compute.autocast', 'barcodemae/core.py'),

@@ -17,9 +17,11 @@ import numpy as np, torch
 from fastcore.basics import patch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch.nn.utils.rnn import pad_sequence
 from .core import Compute, InputError, load_settings, probe_compute, progress
 from .knn import embed, kmer_counts, untrained_encoder
-from .model import BarcodeMAEConfig, load_encoder
+from .model import BarcodeMAEConfig
+from .architectures import load_encoder
 from .store import pack
 
 # %% ../nbs/09_baselines.ipynb #8455326b
@@ -32,6 +34,11 @@ class Embedder:
     def __init__(self, compute:Compute=None): # device and precision, by probing when absent
         self.compute, self._told = compute or probe_compute(load_settings().device), False
 
+    @property
+    def parameters(self) -> int: # number of weights
+        return sum(p.numel() for part in ('model', 'encoder') if hasattr(self, part) for p in getattr(self, part).parameters())
+
+    def matrix(self, barcodes): return self.encode(barcodes)                             # (N, D), sparse where most of it is zero
     def tokens(self, barcode:str) -> list: raise NotImplementedError                     # ids of one barcode
     def vectors(self, ids, mask): raise NotImplementedError                              # (B, T), (B, T) bool -> (B, D)
 
@@ -60,8 +67,7 @@ def encode(self:Embedder, barcodes, # list of N str
     out = np.zeros((len(ids), self.width), np.float32)
     with torch.inference_mode(), progress(total=len(ids), desc=desc or self.name, unit='barcodes') as bar:
         for rows in _batches(lengths, self.batch_size, self.equal_lengths):
-            batch = torch.zeros(len(rows), int(lengths[rows[0]]), dtype=torch.long)      # (B, T), padded at the right
-            for line, row in zip(batch, rows): line[:lengths[row]] = torch.as_tensor(ids[row])
+            batch = pad_sequence([torch.as_tensor(ids[row]) for row in rows], batch_first=True)  # (B, T), padded at the right
             mask = torch.arange(batch.shape[1]) < torch.as_tensor(lengths[rows])[:, None]
             with self.compute.autocast(): v = self.vectors(batch.to(self.compute.device), mask.to(self.compute.device))
             out[rows] = v.float().cpu().numpy(); bar.update(len(rows))
@@ -82,7 +88,7 @@ class System:
     folder: str = ''         # of weights that two systems share
 
 SYSTEMS = {}
-CHAPTERS = ['barcodemae.foreign', 'barcodemae.hyena', 'barcodemae.mamba', 'barcodemae.cnn'] # modules that add systems when they are imported
+CHAPTERS = ['barcodemae.foreign', 'barcodemae.published', 'barcodemae.cnn'] # modules that add systems when they are imported
 
 def register(system:System) -> System:
     "Add a system to the bench. A second one by the same name takes the place of the first."
@@ -163,7 +169,8 @@ def fit_weights(model:torch.nn.Module, weights:dict, # name -> tensor, by the mo
 class KmerEmbedder(Embedder):
     "Counts of overlapping k-mers, (N, 4^k)."
     def __init__(self, k, compute=None): super().__init__(compute); self.k, self.width, self.context = k, 4**k, 660
-    def encode(self, barcodes, desc=''): return kmer_counts(pack(self.cut(barcodes)), self.k).toarray()
+    def matrix(self, barcodes): return kmer_counts(pack(self.cut(barcodes)), self.k)
+    def encode(self, barcodes, desc=''): return self.matrix(barcodes).toarray()
 
 class EncoderEmbedder(Embedder):
     "An encoder of this library: the mean over its last layer."
