@@ -279,7 +279,7 @@ def brief_bench(r:dict) -> dict: # of `bench_system`
     shown = [row for row in r.get('knn', []) if (row['rank'], row['query'], row['k']) in (('genus', 'test_unseen', 1), ('species', 'test', 1))]
     half = [x['accuracy'] for x in r.get('masking', []) if (x['mode'], x['setting'], x['ratio']) == ('removed', 'query', .5)]
     kept = {n: r[n] for n in facts if n in r}
-    if 'absent' in kept: kept['absent'] = kept['absent'].replace(f'{load_settings().root}/', '')
+    if 'absent' in kept: kept['absent'] = kept['absent'].partition('. Mend')[0]
     return kept | dict(knn=shown, readings=[x for x in r.get('readings', []) if x['whitened']], bin_ami=bin_ami(r),
         probe=[x for x in r.get('probe', []) if (x['rank'], x['query']) == ('genus', 'test_unseen')], half_removed=float(np.mean(half)) if half else None)
 
