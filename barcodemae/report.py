@@ -79,7 +79,8 @@ def brief(results:dict) -> dict:
     shown = lambda r: (r['rank'], r['k']) == ('genus', 1) and r['query'] in ('test_unseen', 'unseen')
     machine = {n: results['machine'][n] for n in ('cpu', 'cores')} if 'machine' in results else {}
     masking = {'masking': [{n: r[n] for n in ('mode', 'setting', 'ratio', 'draw', 'n', 'accuracy')} for r in results['masking']]} if 'masking' in results else {}
-    return {n: v for n, v in results.items() if n != 'machine'} | machine | masking | {n: [r for r in results[n] if shown(r)] for n in ('knn', 'readings')}
+    start = {'start': Path(results['start']).name} if 'start' in results else {}                    # of a fine-tuned run, without this machine's folders
+    return {n: v for n, v in results.items() if n != 'machine'} | machine | start | masking | {n: [r for r in results[n] if shown(r)] for n in ('knn', 'readings')}
 
 def kept_runs(kept, # JSON file beside the notebook
               folders:dict, # name -> folder of a run, which need not be there

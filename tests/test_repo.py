@@ -67,6 +67,12 @@ def test_outputs_name_no_place_on_this_machine(path):
     assert str(ROOT) not in outputs and tempfile.gettempdir() + '/' not in outputs
 
 
+@pytest.mark.parametrize('path', sorted((ROOT/'nbs').rglob('*.json')), ids=ids)
+def test_kept_results_name_no_place_on_this_machine(path):
+    text = path.read_text(encoding='utf-8')
+    assert not re.findall(r'"/[\w.-]+/[\w./-]+', text) and str(ROOT) not in text
+
+
 def test_settings_in_the_repository_are_read(monkeypatch):
     from barcodemae.core import load_settings
     ini = configparser.ConfigParser()
