@@ -19,7 +19,7 @@ from scipy import sparse
 from .core import IN_TEST, InputError, load_settings, machine_record, read_json, write_json
 from .store import load_dataset
 from .model import BarcodeEncoder
-from .knn import WIDEST, knn_rows, whitening
+from .knn import WIDEST, knn_rows, layer_readings
 from .report import accuracy_row, bin_ami, reading_row
 from .probe import PROBES, probe_rows
 from .clustering import TARGETS, clustering_rows, clustering_store_rows, harmonic_mean
@@ -86,10 +86,8 @@ def readings(self:Bench, fit:int=2000) -> list: # as of runs, with whitened; the
     if self.left_out('readings'): return []
     if 'pretrain' not in self.store.splits: self.notes['readings'] = 'no pretraining barcodes to fit on'; return []
     sample = np.sort(np.random.default_rng(self.seed).permutation(self.store.rows('pretrain'))[:fit])
-    mean, matrix = whitening(self.embedder.encode(self.store.sequences(sample)))
-    clouds = {False: self.vectors, True: lambda rows: (self.dense(rows) - mean) @ matrix}
-    return [dict(row, layer=None, whitened=white) for white, vectors in clouds.items()
-            for row in knn_rows(self.name, vectors, self.store, 'genus', ('test_unseen',), device=self.device)]
+    clouds = self.dense(self.rows)[:, None], self.rows, self.embedder.encode(self.store.sequences(sample))[:, None]   # (N, 1, D): one layer
+    return layer_readings(self.name, *clouds, self.store, device=self.device)
 
 @patch
 def probe(self:Bench) -> list:

@@ -48,13 +48,12 @@ def agreement(labels:np.ndarray, # (N,) '' where unknown
     return dict(n=int(known.sum()), missing=int((~known).sum()), ami=float(adjusted_mutual_info_score(labels[known], clusters[known])))
 
 # %% ../nbs/06_clustering.ipynb #e6e648f1
-def umap_reduce(vectors:np.ndarray, # (N, D), may be sparse
+def umap_reduce(vectors:np.ndarray, # (N, D)
                 n_components:int=50, seed:int=0) -> np.ndarray: # (N, n_components), fewer for a handful of barcodes
     "UMAP by cosine (appendix B.2). Raises `InputError` where umap-learn is not installed."
     try: from umap import UMAP
     except ImportError: raise InputError('UMAP is not installed', mend='pip install umap-learn') from None
-    N = vectors.shape[0]
-    n, neighbours = min(n_components, N - 2), min(15, N - 1)
+    n, neighbours = min(n_components, len(vectors) - 2), min(15, len(vectors) - 1)
     threads = torch.get_num_threads()
     try: return UMAP(n_neighbors=neighbours, n_components=n, metric='cosine', random_state=seed, n_jobs=1).fit_transform(vectors)
     finally: torch.set_num_threads(threads) # numba's OpenMP sets it to all cores for the whole process
