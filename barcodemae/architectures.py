@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoTokenizer, BertConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import logging
 from torch.nn import functional as F
 from .core import InputError
 from .hyena import HyenaDNA, LetterModel
@@ -110,10 +111,13 @@ def load_encoder(folder) -> BarcodeEncoder|SequenceEncoder:
     folder = Path(folder)
     if not (folder/'config.json').exists():
         raise InputError('no encoder here (no config.json)', file=folder, mend='give the folder best or last of a finished run')
+    shown = logging.is_progress_bar_enabled(); logging.disable_progress_bar()                # it is over at once
     try: encoder, info = AutoModel.from_pretrained(folder, output_loading_info=True)
     except (OSError, RuntimeError, ValueError, SafetensorError) as e:
         raise InputError(f'the weights cannot be loaded ({str(e).strip().splitlines()[0]})', file=folder,
                          mend='config.json and model.safetensors must come from the same run') from e
+    finally:
+        if shown: logging.enable_progress_bar()
     if not hasattr(encoder, 'embed'): raise InputError(f'this is a {type(encoder).__name__}, no encoder of this library', file=folder, mend='give the folder best or last of a finished run')
     if info['missing_keys']: raise InputError(f"weights are missing ({sorted(info['missing_keys'])[0]})", file=folder, mend='save the encoder again')
     return encoder.eval()

@@ -262,11 +262,12 @@ def progress(
     total:int=None, # number of items, where `len` does not tell
     desc='', # what is being done
     unit='', # what is counted, e.g. 'barcodes'
+    quiet=False, # draw nothing: a larger bar is there already
 ) -> tqdm:
     "Progress bar on standard error with speed and time left, redrawn at most once a second."
     if total is None and hasattr(iterable, '__len__'): total = len(iterable)
     return tqdm(iterable, total=total, desc=desc, unit=f' {unit}' if unit else 'it', unit_scale=(total or 0) >= 10_000,
-                mininterval=1, file=sys.stderr)
+                mininterval=1, file=sys.stderr, disable=quiet or None)
 
 # %% ../nbs/00_core.ipynb #beacd644
 def _git_commit():

@@ -35,7 +35,8 @@ def embed(encoder:BarcodeEncoder, # in evaluation mode afterwards
           names=None, # (N,) what to call a barcode in an error
           batch_size:int=128, all_layers=False, # see `BarcodeEncoder.embed`
           compute=None, # where and in which precision, by probing when absent
-          desc='embed', change=None # function of (ids, mask, rows) of a batch that gives other ids and mask
+          desc='embed', change=None, # function of (ids, mask, rows) of a batch that gives other ids and mask
+          quiet=False # without a progress bar
          ) -> np.ndarray: # (N, D) float32, or (N, layers + 1, D)
     "One vector a barcode, or one a layer. Raises `InputError` for a barcode without k-mer."
     compute, k, reference = compute or probe_compute(load_settings().device), encoder.config.k, encoder.config.reference
@@ -44,7 +45,7 @@ def embed(encoder:BarcodeEncoder, # in evaluation mode afterwards
     shape = (encoder.config.num_hidden_layers + 1,) if all_layers else ()
     out = np.zeros((len(bases), *shape, encoder.config.hidden_size), np.float32)
     order, empty = np.argsort(-lengths, kind='stable'), []
-    with progress(total=len(bases), desc=desc, unit='barcodes') as bar:
+    with progress(total=len(bases), desc=desc, unit='barcodes', quiet=quiet) as bar:
         for rows in (order[i:i + batch_size] for i in range(0, len(order), batch_size)):
             length = max(k, min(MAX_LENGTH, -(-int(lengths[rows[0]]) // k) * k))
             ids, mask = kmer_ids(register(torch.from_numpy(np.ascontiguousarray(bases[rows, :length])).to(compute.device), reference), k)
