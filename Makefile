@@ -3,6 +3,7 @@
 # make lab    set up, then JupyterLab
 # make benchmark  set up, then time and memory of each step beside a plain baseline (about 15 minutes on two cores, 10 GB of disk)
 # make paper  every table and figure of the paper, on the data set of settings.ini or DATASET=... (stopped, it goes on from there)
+# make docs   all notebooks as pages in docs/, with side bar and search, readable without a network
 # make readme README.md from nbs/index.ipynb
 # make clean  remove .venv, packed data sets and Python's caches; runs/ stays
 # The Python that .venv is made from: make PYTHON=python3.12 demo
@@ -15,7 +16,7 @@ BENCHMARK = runs/benchmark
 GRIDS = table1 figure3 depends table2 table3 scratch
 TABLES = table1 table2 table3 scratch
 
-.PHONY: demo test lab benchmark paper leaderboard readme clean setup
+.PHONY: demo test lab benchmark paper leaderboard docs readme clean setup
 .DEFAULT_GOAL := demo
 
 setup: .venv/.installed
@@ -67,6 +68,9 @@ leaderboard: setup
 	    $(PY) -m barcodemae.bench --dataset "$$dataset" --runs $$($(PY) -m barcodemae.sweep table1 architectures --dataset "$$dataset" --list | sed -n "s|^done *|runs/grids/$$name/|p") --cnn "$$place/cnn" || failed=1; \
 	    $(BIN)/papermill nbs/experiments/leaderboard.ipynb "$$place/leaderboard.ipynb" -p dataset "$$dataset" -p kept "$(CURDIR)/$$place/leaderboard.json" --no-progress-bar || failed=1; \
 	    echo "leaderboard: $$place/leaderboard.ipynb, its figure is in figures"; exit $$failed
+
+docs: setup
+	@$(PY) tools/docs.py
 
 readme: setup
 	@$(PY) tools/readme.py

@@ -1,0 +1,232 @@
+"Comparing sites, references that grow and refuse, answers, and the command `barcodemae`."
+import gzip, io, json, os, shutil, subprocess, sys
+from pathlib import Path
+import numpy as np, polars as pl, pytest, torch
+from barcodemae import cli, tool
+from barcodemae.core import InputError, read_json, write_json
+from barcodemae.identify import Identifier, ShortList, decide, fit_odds, odds
+from barcodemae.knn import untrained_encoder
+from barcodemae.model import BarcodeMAEConfig
+from barcodemae.reference import DEFAULT_MODEL, Model, Reference, Rows, make_reference
+from barcodemae.register import consensus
+from barcodemae.sites import align_onto, bit_planes, differences
+from barcodemae.store import load_dataset, pack
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory): # a model, a reference and query files of the demo
+    place, store = tmp_path_factory.mktemp('identify'), load_dataset('demo')
+    some = np.array(store.bases[store.rows('pretrain')[:800]])
+    untrained_encoder(BarcodeMAEConfig(k=4, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, reference=consensus(some))).save_pretrained(place/'run')
+    model = tool.fit(place/'run', 'demo', place/'model', quiet=True)
+    tool.index('demo', place/'reference', place/'model', ('train',), quiet=True)
+    rows = store.rows('test')[:40]
+    (place/'q.fasta').write_text(''.join(f'>q{i}\n{b}\n' for i, b in enumerate(store.sequences(rows))))
+    return dict(place=place, store=store, model=model, rows=rows, barcodes=store.sequences(rows))
+
+def run(world, *arguments): # status; paths are relative to the world's folder
+    here = os.getcwd(); os.chdir(world['place'])
+    try: return cli.main([str(a) for a in arguments])
+    finally: os.chdir(here)
+
+# sites
+
+@pytest.mark.parametrize('phase', [0, 1, 2])
+def test_differences_are_those_of_the_letters(phase):
+    a, b = (np.random.default_rng(i).integers(0, 6, (20, 660)).astype(np.uint8) for i in range(2))
+    found = differences(bit_planes(a, phase), bit_planes(b, phase))
+    known, x = (a < 4) & (b < 4), a ^ b
+    for p in range(3):
+        at = np.arange(660) % 3 == (phase + 1 + p) % 3
+        assert (found[0][:, p] == (known & (x == 2))[:, at].sum(1)).all()
+        assert (found[1][:, p] == (known & ((x == 1) | (x == 3)))[:, at].sum(1)).all() and (found[2][:, p] == known[:, at].sum(1)).all()
+
+def test_alignment_with_gaps(world):
+    a = world['model'].on_gene(pack(world['barcodes'][:1]))[0]
+    inserted = np.concatenate([a[:200], [0], a[200:-1]]).astype(np.uint8)
+    moved, identity = align_onto(inserted, a)
+    assert identity > .99 and (moved != a).mean() < .02
+    assert align_onto(np.full(660, 5, np.uint8), a)[1] == 0 and align_onto(np.full(660, 4, np.uint8), a)[1] == 0
+
+# reference
+
+def test_rows_are_like_one_array():
+    x = np.random.default_rng(0).normal(size=(50, 3))
+    rows = Rows([x[:7], x[7:7], x[7:30], x[30:]])
+    picked = np.random.default_rng(1).integers(0, 50, (4, 5))
+    assert (rows[picked] == x[picked]).all() and (rows[3:40] == x[3:40]).all() and len(rows) == 50
+
+def test_reference_grows_and_is_the_same_after_an_interruption(world, tmp_path, monkeypatch):
+    source, model = world['store'].meta['source'], world['model']
+    whole, _ = make_reference(source, tmp_path/'whole', model, ('train',), block=200)
+    import barcodemae.reference as module
+    real, calls = module._write_part, []
+    def dies(*a):
+        calls.append(1)
+        if len(calls) == 3: raise KeyboardInterrupt
+        return real(*a)
+    monkeypatch.setattr(module, '_write_part', dies)
+    with pytest.raises(KeyboardInterrupt): make_reference(source, tmp_path/'part', model, ('train',), block=200)
+    monkeypatch.setattr(module, '_write_part', real)
+    assert 0 < len(Reference(tmp_path/'part', model)) < len(whole)
+    again, counts = make_reference(source, tmp_path/'part', model, ('train',), block=200)
+    assert counts['there'] and again.labels.equals(whole.labels) and (again.vectors[:] == whole.vectors[:]).mean() > .999 and (again.bits[:] == whole.bits[:]).all()
+
+def test_reference_refuses(world, tmp_path):
+    place, model = world['place'], world['model']
+    shutil.copytree(place/'reference', tmp_path/'r')
+    meta = read_json(tmp_path/'r'/'reference.json')
+    for change, said in ((dict(format=0), 'format'), (dict(model='0' * 16), 'made by model')):
+        write_json(tmp_path/'r'/'reference.json', meta | change)
+        with pytest.raises(InputError, match=said): Reference(tmp_path/'r', model)
+    write_json(tmp_path/'r'/'reference.json', meta)
+    (next((tmp_path/'r').glob('part-*'))/'bits.npy').write_bytes(b'nothing')
+    with pytest.raises(InputError, match='damaged'): Reference(tmp_path/'r', model)
+    with pytest.raises(InputError, match='no reference here'): Reference(tmp_path, model)
+    (tmp_path/'full').mkdir(); (tmp_path/'full'/'thesis.docx').touch()
+    with pytest.raises(InputError, match='something else'): make_reference(place/'q.fasta', tmp_path/'full', model)
+    with pytest.raises(InputError, match='no barcode with a name'): make_reference(place/'q.fasta', tmp_path/'nameless', model)
+
+def test_search_is_exact_over_parts(world, tmp_path):
+    r, _ = make_reference(world['store'].meta['source'], tmp_path/'r', world['model'], ('train',), block=150)
+    q = np.random.default_rng(0).normal(size=(9, r.model.width)).astype(np.float32)
+    rows, cosine = r.search(q, 7, block=64)
+    all_of = q @ r.vectors[:].astype(np.float32).T
+    assert np.allclose(cosine, -np.sort(-all_of, 1)[:, :7], atol=1e-4) and np.allclose(np.take_along_axis(all_of, rows, 1), cosine, atol=1e-4)
+    hidden = np.zeros(all_of.shape, bool); hidden[:, rows[:, 0]] = True
+    assert not np.isin(r.search(q, 7, block=64, without=hidden)[0], rows[:, 0]).any()
+
+# identify
+
+def test_names_of_the_best_reference_and_of_the_next_where_it_has_none():
+    found = ShortList(np.array([[0, 1, 2], [2, 0, 1]]), np.zeros((2, 3, 9), np.float32), np.array([[3., 2, 1], [3, 2, 1]], np.float32))
+    answer = decide(found, dict(family=np.array([0, 0, 1]), genus=np.array([-1, 4, 5]), species=np.array([-1, -1, -1])))
+    assert answer['family'][0].tolist() == [0, 1] and answer['genus'][0].tolist() == [4, 5] and answer['species'][0].tolist() == [-1, -1]
+    e = np.exp
+    assert np.allclose(answer['family'][1], [(e(3) + e(2)) / (e(3) + e(2) + e(1)), e(3) / (e(3) + e(2) + e(1))])
+
+def test_odds_are_frequencies():
+    g = np.random.default_rng(0)
+    x = g.normal(size=(4000, 5)); y = g.random(4000) < 1 / (1 + np.exp(-2 * x[:, 0]))
+    p = odds(fit_odds(x, y), x)
+    for low in (0, .3, .7): assert abs(p[(p > low) & (p < low + .3)].mean() - y[(p > low) & (p < low + .3)].mean()) < .04
+    assert abs(np.average(odds(fit_odds(x, y, .1), x), weights=np.where(y, .1 / y.mean(), .9 / (1 - y.mean()))) - .1) < .01
+    assert np.allclose(odds(fit_odds(x[:8], np.ones(8)), x[:8]), 9 / 10)
+
+def test_answers_do_not_depend_on_company(world):
+    who = Identifier(Reference(world['place']/'reference', world['model']))
+    names = [f'q{i}' for i in range(40)]
+    together, alone = who(names, world['barcodes']), pl.concat([who(names[i:i + 1], world['barcodes'][i:i + 1]) for i in range(8)])
+    for c in ('query', 'best_hit', 'identity', 'novel', 'genus'): assert (together[c][:8] == alone[c]).all()
+    assert np.allclose(together['genus_confidence'][:8], alone['genus_confidence'], atol=1e-3)
+    truth = world['store'].labels('species', world['rows'])
+    assert (together['species'] == truth).mean() > .9 and together['identity'].min() > 90
+    assert len(who([], [])) == 0 and who([], []).columns == together.columns
+
+def test_a_model_that_was_never_fitted_is_refused(world, tmp_path):
+    shutil.copytree(world['place']/'model', tmp_path/'m')
+    write_json(tmp_path/'m'/'identify.json', dict(phase=world['model'].settings['phase']))
+    r, _ = make_reference(world['store'].meta['source'], tmp_path/'r', Model(tmp_path/'m'), ('train',))
+    with pytest.raises(InputError, match='never fitted'): Identifier(r)
+
+# the command
+
+NEEDED = ['query', 'best_hit', 'identity', 'novel', 'phylum', 'phylum_confidence', 'genus', 'genus_confidence', 'species', 'species_confidence']
+
+def test_formats_agree(world, capsys):
+    base = ('identify', 'q.fasta', '--reference', 'reference', '--model', 'model', '--quiet')
+    for form in ('tsv', 'json', 'parquet'): assert run(world, *base, '-o', f'hits.{form}', '--format', form) == 0
+    tsv = pl.read_csv(world['place']/'hits.tsv', separator='\t', infer_schema_length=None).with_columns(pl.col(pl.String).fill_null(''))
+    parquet, js = pl.read_parquet(world['place']/'hits.parquet'), pl.DataFrame(json.loads((world['place']/'hits.json').read_text()))
+    assert tsv.equals(parquet) and js.equals(parquet) and len(tsv) == 40 and set(NEEDED) <= set(tsv.columns)
+    capsys.readouterr()
+    assert run(world, *base) == 0 and capsys.readouterr().out == (world['place']/'hits.tsv').read_text()
+    assert run(world, *base, '--format', 'parquet') == 1                        # not to a terminal
+    assert not list(world['place'].glob('.*pieces'))
+
+def test_standard_input_packed_and_both_strands(world, monkeypatch):
+    turned = ''.join(f'>q{i}\n{b[::-1].translate(str.maketrans("ACGT", "TGCA"))}\n' for i, b in enumerate(world['barcodes']))
+    monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(gzip.compress(turned.encode()))))
+    assert run(world, 'identify', '-', '--reference', 'reference', '--model', 'model', '--strand', 'both', '-o', 'turned.parquet', '--quiet', '--threads', 1, '--device', 'cpu') == 0
+    assert run(world, 'identify', 'q.fasta', '--reference', 'reference', '--model', 'model', '-o', 'plain.parquet', '--quiet') == 0
+    turned, plain = (pl.read_parquet(world['place']/f'{n}.parquet') for n in ('turned', 'plain'))
+    assert (turned['strand'] == '-').all() and (turned['best_hit'] == plain['best_hit']).mean() > .95
+
+def test_killed_run_goes_on_and_another_question_does_not(world, monkeypatch):
+    base = ('identify', 'q.fasta', '--reference', 'reference', '--model', 'model', '--quiet', '-o', 'long.tsv')
+    real, asked = tool.answer, []
+    monkeypatch.setattr(tool, 'answer', lambda *a, **k: real(*a, **k, batch=10))
+    one = Identifier.block
+    def dies(self, names, bases):
+        asked.append(len(names))
+        if len(asked) == 3: raise KeyboardInterrupt
+        return one(self, names, bases)
+    monkeypatch.setattr(Identifier, 'block', dies)
+    assert run(world, *base) == 130 and not (world['place']/'long.tsv').exists()
+    assert run(world, *base) == 0 and sum(asked) == 50                          # ten of them twice
+    whole = (world['place']/'long.tsv').read_text()
+    assert whole.count('\n') == 41
+    asked[:] = [0]
+    assert run(world, *base) == 130
+    (world['place']/'q.fasta').touch()                                          # a file that was written since is another question
+    before = sum(asked)
+    assert run(world, *base) == 0 and sum(asked) - before == 40 and (world['place']/'long.tsv').read_text() == whole
+
+def test_reference_from_a_file(world):
+    rows, s = world['store'].rows('train'), world['store']
+    tax = [f';tax=p:X,f:{f},g:{g},s:{n}' for f, g, n in zip(*(s.labels(r, rows) for r in ('family', 'genus', 'species')))]
+    (world['place']/'named.fasta').write_text(''.join(f'>{i}{t}\n{b}\n' for i, (t, b) in enumerate(zip(tax, s.sequences(rows)))))
+    assert run(world, 'identify', 'q.fasta', '--reference', 'named.fasta', '--model', 'model', '-o', 'file.tsv', '--quiet') == 0
+    hits = pl.read_csv(world['place']/'file.tsv', separator='\t')
+    assert (hits['genus'] == s.labels('genus', world['rows'])).mean() > .9
+
+def test_embed_cluster_plot(world):
+    for form in ('tsv', 'json', 'parquet'): assert run(world, 'embed', 'q.fasta', '-o', f'v.{form}', '--model', 'model', '--quiet') == 0
+    v = pl.read_parquet(world['place']/'v.parquet')['embedding'].to_numpy()
+    assert v.shape == (40, 32) and np.allclose(pl.read_csv(world['place']/'v.tsv', separator='\t')[:, 1:].to_numpy(), v, atol=1e-4)
+    assert np.allclose([r['embedding'] for r in json.loads((world['place']/'v.json').read_text())], v, atol=1e-4)
+    for more in ((), ('--number', 7), ('--distance', 100)): assert run(world, 'cluster', 'q.fasta', '-o', f'c{len(more) and more[1]}.tsv', '--model', 'model', '--quiet', *more) == 0
+    n = {k: pl.read_csv(world['place']/f'c{k}.tsv', separator='\t')['cluster'].n_unique() for k in (0, 7, 100)}
+    assert n[7] == 7 and n[100] == 1 and n[0] == len(np.unique(world['store'].labels('species', world['rows'])))
+    assert run(world, 'cluster', 'q.fasta', '--number', 41, '--model', 'model', '--quiet') == 1
+    pytest.importorskip('openTSNE'); pytest.importorskip('plotly')
+    assert run(world, 'plot', 'q.fasta', '-o', 'map.html', '--reference', 'reference', '--model', 'model', '--quiet', '--strict') == 0
+    assert world['barcodes'] and world['store'].labels('genus', world['rows'])[0] in (world['place']/'map.html').read_text()
+
+def test_bad_records_are_named_and_strict_stops(world, capsys):
+    good = f">good\n{world['barcodes'][0]}\n"
+    (world['place']/'bad.fasta').write_text(good + '>protein\nMKVLAAGIEVMKVLAAGIEV\n>short\nACGT\n' + good)
+    base = ('identify', 'bad.fasta', '--reference', 'reference', '--model', 'model', '-o', 'bad.tsv', '--quiet')
+    assert run(world, *base) == 0
+    said = capsys.readouterr().err
+    assert 'protein' in said and 'short' in said and 'repeated id' in said and 'Traceback' not in said
+    assert pl.read_csv(world['place']/'bad.tsv', separator='\t')['query'].to_list() == ['good', 'good']
+    (world['place']/'bad.tsv').unlink()
+    assert run(world, *base, '--strict') == 1 and not (world['place']/'bad.tsv').exists() and 'protein' in capsys.readouterr().err
+
+@pytest.mark.parametrize('arguments, said', [
+    (('identify', 'nothing.fasta', '--reference', 'reference', '--model', 'model'), 'no such file'),
+    (('identify', 'q.fasta', '--reference', 'nothing', '--model', 'model'), 'nothing'),
+    (('identify', 'q.fasta', '--reference', 'reference', '--model', 'run'), 'reading.safetensors'),
+    (('identify', 'q.fasta', '--reference', 'reference'), 'made by model'),
+    (('index', 'nothing.csv', '-o', 'x'), 'nothing.csv'), (('index', 'q.fasta', '-o', 'q.fasta'), 'this is a file'),
+    (('embed', 'q.fasta', '--device', 'banana'), 'banana')])
+def test_bad_input_ends_in_one_line(world, arguments, said, capsys):
+    if 'made by model' in said and not DEFAULT_MODEL.exists(): pytest.skip('no model comes with this copy of the library')
+    assert run(world, *arguments, '--quiet') == 1
+    err = capsys.readouterr().err
+    assert said in err and 'Mend:' in err and 'Traceback' not in err
+
+def test_a_full_pipe_and_no_torch_for_help():
+    slim = subprocess.run([sys.executable, '-c', 'import sys; from barcodemae.cli import parser; parser(); sys.exit("torch" in sys.modules)'])
+    assert slim.returncode == 0
+    for words in ([], ['no-such'], ['identify'], ['identify', 'q', '--reference', 'r', '--format', 'pdf'], ['embed', 'q', '--threads', '0']):
+        with pytest.raises(SystemExit) as end: cli.main(words)
+        assert end.value.code not in (0, None)
+
+def test_installed_command():
+    "The program that pip makes, with the model of the library."
+    program = Path(sys.executable).parent/'barcodemae'
+    if not program.exists(): pytest.skip('barcodemae is not installed as a program beside this Python')
+    assert 'barcodemae' in subprocess.run([program, '--version'], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run([program, 'doctor'], capture_output=True, text=True, check=True).stdout
+    assert 'torch' in said and 'Model encoder' in said
