@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMATS', 'index', 'fit', 'answer', 'both_strands', 'identify', 'embed_file', 'link', 'cluster', 'plot', 'doctor']
 
-# %% ../nbs/12e_tool.ipynb #d0aa0bf4
+# %% ../nbs/12e_tool.ipynb #34b2a824
 import json, shutil, sys, tempfile
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -23,8 +23,9 @@ from .sites import site_features
 from .architectures import load_encoder
 from .reference import Model, Reference, make_reference, save_model
 from .identify import TAXA, Identifier, fit_identification
+from .share import model_card
 
-# %% ../nbs/12e_tool.ipynb #5dad1c2c
+# %% ../nbs/12e_tool.ipynb #8285f88a
 def _device(device): return probe_compute(device or load_settings().device)
 
 def _source(name): # a file, or a data set by its name in settings.ini
@@ -39,12 +40,13 @@ def index(reference, folder, model=None, splits=(), device=None, quiet=False) ->
     if not quiet: print(made, ', '.join(f'{n:,} {what}' for what, n in counts.items() if n), sep='\n', file=sys.stderr)
     return made
 
-# %% ../nbs/12e_tool.ipynb #763b40f2
+# %% ../nbs/12e_tool.ipynb #498e242c
 def fit(run, dataset, out, device=None, quiet=False) -> Model: # folder of a run or of its encoder, a data set's name or path, folder to write
-    "Make a model folder that can identify. Raises `InputError` where the data set lacks a partition or the encoder was not trained on registered barcodes."
+    "Make a model folder that can identify, with a model card where the run's record is there. Raises `InputError` where the data set lacks a partition or the encoder was not trained on registered barcodes."
     store, run = load_dataset(dataset), Path(run)
     need_splits(store.splits, ('pretrain', 'train', 'val', 'val_unseen'), file=store.name)
-    encoder = load_encoder(run/'best' if (run/'best').is_dir() else run)
+    run = run/'best' if (run/'best').is_dir() else run
+    encoder = load_encoder(run)
     some = np.sort(np.random.default_rng(0).permutation(store.rows('pretrain'))[:4000])
     with tempfile.TemporaryDirectory(prefix='barcodemae-') as place:
         model = save_model(Path(place)/'model', encoder, np.array(store.bases[some]))
@@ -52,10 +54,11 @@ def fit(run, dataset, out, device=None, quiet=False) -> Model: # folder of a run
         rows = np.r_[store.rows('val'), store.rows('val_unseen')]
         numbers = fit_identification(reference, model.on_gene(np.array(store.bases[rows])), {rank: store.labels(rank, rows) for rank in TAXA})
         write_json(model.folder/'identify.json', model.settings | dict(fitted_on=store.name, simulated=store.simulated) | numbers)
+        if (run.parent/'record.json').exists(): (model.folder/'README.md').write_text(model_card(run, repo_id=Path(out).name), encoding='utf-8')
         with atomic_path(out) as temp: shutil.copytree(model.folder, temp)
     return Model(out, _device(device))
 
-# %% ../nbs/12e_tool.ipynb #4ddf64ca
+# %% ../nbs/12e_tool.ipynb #1fe1cca2
 FORMATS = ('tsv', 'json', 'parquet')
 
 def _kind(out, form): # the format that is meant
@@ -79,7 +82,7 @@ def _finish(pieces, out, form, schema):
         else:
             with open(temp, 'w', encoding='utf-8') as f: _write_text(frames if pieces else [pl.DataFrame(schema=schema)], form, f.write)
 
-# %% ../nbs/12e_tool.ipynb #aaf9f866
+# %% ../nbs/12e_tool.ipynb #f816f1d8
 def answer(source, ask, # query file; function of (names, barcodes) that gives a frame
            out, form, job:dict, # file (None: standard output), format, what the pieces answer
            schema:dict, faults:Faults, batch:int=4096, quiet=False):
@@ -103,7 +106,7 @@ def answer(source, ask, # query file; function of (names, barcodes) that gives a
         _finish(sorted(pieces.glob('*.parquet')), out, form, schema)
         shutil.rmtree(pieces)
 
-# %% ../nbs/12e_tool.ipynb #94d1c82e
+# %% ../nbs/12e_tool.ipynb #6672bb8e
 _COMPLEMENT = str.maketrans('ACGTN', 'TGCAN')
 
 def both_strands(identify:Identifier): # (names, barcodes) -> frame
@@ -133,7 +136,7 @@ def identify(query, reference, out=None, form=None, # file, folder or file with 
         answer(query, ask, out, form, job, schema, faults, quiet=quiet)
     return faults
 
-# %% ../nbs/12e_tool.ipynb #e69c30c1
+# %% ../nbs/12e_tool.ipynb #d321a4aa
 def embed_file(query, out=None, form=None, model=None, strict=False, device=None, quiet=False) -> Faults:
     "Vectors of every barcode: columns query and embedding (Parquet, JSON) or query, 0, 1, ... (TSV). Raises `InputError`."
     model, form, faults = Model(model, _device(device)), _kind(out, form), Faults(strict)
@@ -146,7 +149,7 @@ def embed_file(query, out=None, form=None, model=None, strict=False, device=None
     answer(query, ask, out, form, dict(what='embedding', barcodemae=barcodemae.__version__, model=model.fingerprint, form=form), schema, faults, quiet=quiet)
     return faults
 
-# %% ../nbs/12e_tool.ipynb #0bc6fffe
+# %% ../nbs/12e_tool.ipynb #9bdbf916
 def link(model:Model, registered:np.ndarray, distance:float=.022, neighbours:int=64, block:int=1024) -> np.ndarray: # (N, 660) -> (N,) cluster numbers from 0
     "Single linkage of barcodes that differ at most by `distance`, among the nearest by embedding; at least 200 sites in common."
     N, vectors, bits = len(registered), torch.from_numpy(model.vectors(registered)), model.bits(registered)
@@ -188,7 +191,7 @@ def _read_all(query, model, faults, quiet): # names and registered bases of a wh
     if not names: raise InputError('no barcode that can be read', file=query, mend=faults.report() or 'give FASTA, FASTQ or a table')
     return names, np.concatenate(bases)
 
-# %% ../nbs/12e_tool.ipynb #02fa7cd3
+# %% ../nbs/12e_tool.ipynb #cf930c1c
 def plot(query, out, reference=None, model=None, strict=False, device=None, quiet=False) -> Faults:
     "An interactive map, coloured by cluster or, with a reference, by name. Raises `InputError`."
     from barcodemae.figures import atlas
@@ -213,7 +216,7 @@ class _nothing: # a model without a reference, as a context
     def __enter__(self): return self
     def __exit__(self, *_): pass
 
-# %% ../nbs/12e_tool.ipynb #c83c0cfb
+# %% ../nbs/12e_tool.ipynb #5208d18c
 def doctor() -> dict: # what: value
     "What machine, which precision, which model, data sets and programs."
     from barcodemae.alignment import versions
