@@ -135,7 +135,7 @@ class RunFolder:
         self.path, self.config, self.writes = Path(path), asdict(config), PartialState().is_main_process
         there, = broadcast_object_list([read_json(self.path/'config.json') if (self.path/'config.json').exists() else None])
         if there is None: self.put('config.json', self.config)
-        elif there != self.config:
+        elif (there := asdict(type(config)()) | there) != self.config:                      # settings that came later have their defaults
             new = {n: v for n, v in self.config.items() if there.get(n) != v}
             raise InputError(f'this folder holds a run with other settings than {new}', file=self.path/'config.json',
                              mend='give another run_dir, or remove this one')

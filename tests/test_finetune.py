@@ -50,6 +50,21 @@ def test_labels_are_learnt(store, start, tmp_path):
     assert accuracy(finetune(config(start, epochs=8, batch_size=32, learning_rate=5e-3), store, tmp_path/'a', CPU)) > 20       # by chance about 2
 
 
+def test_labels_and_hidden_words_at_once(store, start, tmp_path):
+    "Both losses fall, [CLS] decides, nothing is hidden in evaluation, and the encoder opens as any other."
+    record = finetune(config(start, epochs=8, batch_size=32, learning_rate=5e-3, masked=.5, ranks=['genus']), store, tmp_path/'a', CPU)
+    assert record['supervised'] and next(r['accuracy'] for r in record['classifier'] if (r['rank'], r['query']) == ('genus', 'test')) > 20
+    assert isinstance(load_encoder(tmp_path/'a'/'best'), type(load_encoder(start/'best')))
+    tuner = Tuner(config(start, masked=1., ranks=['genus']), store, CPU)
+    ids, mask = tuner.tokens(tuner.rows[:4])
+    tuner.classifier.eval(); a, b = (tuner.classifier(ids, mask)['genus'] for _ in range(2))
+    assert torch.equal(a, b)
+    tuner.classifier.train(); logits, hidden = tuner.classifier(ids, mask)
+    (logits['genus'].sum() + hidden).backward()
+    assert all(p.grad is not None for p in tuner.classifier.parameters() if p.requires_grad and p is not tuner.classifier.encoder.embeddings.token_type_embeddings.weight)
+    assert 5 < float(hidden.detach()) < 12                                        # ln 4096 is 8.3: no word is known yet
+
+
 def test_a_frozen_encoder_stays(store, start, tmp_path):
     finetune(config(start, frozen=True, epochs=1), store, tmp_path/'a', CPU)
     before, after = (load_encoder(folder/'best').state_dict() for folder in (start, tmp_path/'a'))
