@@ -109,7 +109,11 @@ def masking(self:Bench, ratios=(0, .1, .3, .5, .7, .9)) -> list:
     own = isinstance(encoder, BarcodeEncoder)
     hidden = token_vectors(encoder, self.store, compute) if own else word_vectors(self.embedder.matrix, self.store)
     asked = lambda rows, ratio, mode, draw: hidden(rows, ratio, mode, draw) if ratio else self.vectors(rows)
-    return masking_rows(asked, self.store, ('removed',) if own else ('masked', 'removed'), ratios, 1, ('query',), compute=compute)
+    found = []
+    for mode, ratio in [(m, r) for m in (('removed',) if own else ('masked', 'removed')) for r in ratios]:
+        try: found += masking_rows(asked, self.store, (mode,), (ratio,), 1, ('query',), compute=compute)
+        except InputError as e: self.notes['masking'] = f'{ratio:.0%} {mode}: {e.message}'      # some barcode has no whole word left
+    return found
 
 # %% ../nbs/09g_bench.ipynb #e8c114e8
 PROGRAMS = dict(blast='blastn', vsearch='vsearch', sintax='vsearch')

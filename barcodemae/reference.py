@@ -17,7 +17,7 @@ from .core import InputError, atomic_path, probe_compute, read_json, write_json
 from .data import RANKS, read_batches, source_files
 from .clean import tidy
 from .store import WIDTH, pack
-from .tokenizer import FIRST_KMER, kmer_ids
+from .tokenizer import FIRST_KMER, KmerTokenizer, kmer_ids
 from .register import register
 from .architectures import load_encoder
 from .knn import embed, whitening
@@ -81,7 +81,7 @@ def save_model(folder, encoder, # one with `reference`: trained on registered ba
     mean, matrix = whitening(embed(encoder, bases, desc='reading'))
     phase = codon_phase(register(torch.from_numpy(bases), encoder.config.reference).numpy())
     with atomic_path(folder) as temp:
-        copy.deepcopy(encoder).half().save_pretrained(temp)
+        copy.deepcopy(encoder).half().save_pretrained(temp); KmerTokenizer(k=encoder.config.k).save_pretrained(temp)
         save_file(dict(mean=torch.from_numpy(mean), matrix=torch.from_numpy(matrix).contiguous()), temp/'reading.safetensors')
         write_json(temp/'identify.json', dict(phase=phase, **settings))
         for file in temp.iterdir(): file.chmod(0o644)         # safetensors lets nobody else read

@@ -223,6 +223,17 @@ def test_a_full_pipe_and_no_torch_for_help():
         with pytest.raises(SystemExit) as end: cli.main(words)
         assert end.value.code not in (0, None)
 
+def test_the_model_of_the_library_opens_everywhere(world):
+    "As a `Model`, and by transformers' own classes; small, with its card and licence."
+    from transformers import AutoModel, AutoTokenizer
+    model = Model()
+    assert model.settings['fitted_on'] == 'coi_mini' and not model.settings['simulated'] and set(model.settings['confidence']) == {'phylum', 'class', 'order', 'family', 'genus', 'species'}
+    assert np.allclose(np.linalg.norm(model.vectors(model.on_gene(pack(world['barcodes'][:3]))), axis=1), 1, atol=1e-4)
+    assert AutoTokenizer.from_pretrained(DEFAULT_MODEL).k == AutoModel.from_pretrained(DEFAULT_MODEL).config.k == model.encoder.config.k
+    card = (DEFAULT_MODEL/'README.md').read_text()
+    assert 'cc-by-nc-sa-4.0' in card and '## Identification' in card and sum(f.stat().st_size for f in DEFAULT_MODEL.iterdir()) < 5_000_000
+
+
 def test_installed_command():
     "The program that pip makes, with the model of the library."
     program = Path(sys.executable).parent/'barcodemae'
