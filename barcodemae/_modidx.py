@@ -521,6 +521,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'barcodemae.reference.Model.__init__': ('reference.html#model.__init__', 'barcodemae/reference.py'),
                                       'barcodemae.reference.Model.__repr__': ('reference.html#model.__repr__', 'barcodemae/reference.py'),
                                       'barcodemae.reference.Model.bits': ('reference.html#model.bits', 'barcodemae/reference.py'),
+                                      'barcodemae.reference.Model.lay': ('reference.html#model.lay', 'barcodemae/reference.py'),
                                       'barcodemae.reference.Model.on_gene': ('reference.html#model.on_gene', 'barcodemae/reference.py'),
                                       'barcodemae.reference.Model.vectors': ('reference.html#model.vectors', 'barcodemae/reference.py'),
                                       'barcodemae.reference.Model.width': ('reference.html#model.width', 'barcodemae/reference.py'),

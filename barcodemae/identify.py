@@ -14,7 +14,6 @@ from fastcore.basics import patch
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 from .core import InputError, progress
-from .store import pack
 from .sites import FEATURES, align_onto, site_features
 from .reference import Reference
 
@@ -186,21 +185,20 @@ class Identifier:
 
 # %% ../nbs/12d_identify.ipynb #b05b5183
 @patch
-def __call__(self:Identifier, names, barcodes, # Q ids and Q str of letters ACGTN, at most 660 each
+def __call__(self:Identifier, names, barcodes, # Q ids and Q str of letters ACGTN
              block:int=1024) -> pl.DataFrame: # one row a query: see `columns`
     "The answers. Memory does not grow with the number of references but for their labels."
-    frames = [self.block(names[i:i + block], pack(barcodes[i:i + block])) for i in range(0, len(names), block)]
-    return pl.concat(frames) if frames else self.block([], np.zeros((0, 660), np.uint8))
+    frames = [self.block(names[i:i + block], self.model.lay(barcodes[i:i + block])) for i in range(0, len(names), block)]
+    return pl.concat(frames) if frames else pl.DataFrame(schema=self.columns)
 
 @patch
-def block(self:Identifier, names, bases): # (Q,), (Q, 660) -> frame
-    if not len(bases): return pl.DataFrame(schema=self.columns)
-    found, identity = self.ask(self.model.on_gene(bases))
+def block(self:Identifier, names, registered): # (Q,), (Q, 660) -> frame
+    found, identity = self.ask(registered)
     answer = decide(found, self.numbers)
-    labels, new = {}, np.full(len(bases), '', object)
+    labels, new = {}, np.full(len(names), '', object)
     for rank in reversed(list(answer)):                     # the highest rank that is new has the last word
         x = evidence(found, answer[rank])
-        labels[rank] = np.where(answer[rank][0] >= 0, self.names[rank][answer[rank][0]], ''), odds(self.fit['confidence'][rank], x) if rank in self.fit['confidence'] else np.full(len(bases), np.nan)
+        labels[rank] = np.where(answer[rank][0] >= 0, self.names[rank][answer[rank][0]], ''), odds(self.fit['confidence'][rank], x) if rank in self.fit['confidence'] else np.full(len(names), np.nan)
         if rank in self.fit['novelty']:
             p = odds(self.fit['novelty'][rank], x); new[p > .5] = rank
             if rank == 'species': novelty = p

@@ -55,6 +55,17 @@ def on_gene(self:Model, bases:np.ndarray # (N, 660) packed bases
     return np.concatenate(blocks)
 
 @patch
+def lay(self:Model, barcodes # N str of letters ACGTN
+       ) -> np.ndarray: # (N, 660)
+    "Barcodes of any length on the sites of the gene."
+    registered = self.on_gene(pack([b[:WIDTH] for b in barcodes]))
+    if long := [i for i, b in enumerate(barcodes) if len(b) > WIDTH]:
+        ends, gene = self.on_gene(pack([barcodes[i][-WIDTH:] for i in long])), pack([self.encoder.config.reference])
+        better = ((ends == gene) & (gene < 4)).sum(1) > ((registered[long] == gene) & (gene < 4)).sum(1)
+        registered[np.array(long)[better]] = ends[better]
+    return registered
+
+@patch
 def vectors(self:Model, registered:np.ndarray # (N, 660)
            ) -> np.ndarray: # (N, D) float32 of length 1
     "Embeddings, read and normalised."

@@ -17,7 +17,7 @@ import barcodemae
 from .core import InputError, atomic_path, find_dataset, load_settings, machine_record, probe_compute, progress, read_json, write_json
 from .data import RANKS
 from .clean import need_splits
-from .store import WIDTH, load_dataset, pack
+from .store import WIDTH, load_dataset
 from .sequences import Faults, read_sequences
 from .sites import site_features
 from .architectures import load_encoder
@@ -92,7 +92,7 @@ def answer(source, ask, # query file; function of (names, barcodes) that gives a
     with progress(total=total, desc=job['what'], unit='B', quiet=quiet) as bar:
         def batches(skip=0): return read_sequences(source, faults, batch, done=lambda n: bar.update(n - bar.n), skip=skip)
         if not out:
-            frames = (ask(names, [b[:WIDTH] for b in barcodes]) for names, barcodes in batches())
+            frames = (ask(names, barcodes) for names, barcodes in batches())
             first = next(frames, pl.DataFrame(schema=schema))
             def write(text): sys.stdout.write(text); sys.stdout.flush()
             return _write_text((f for group in ([first], frames) for f in group), form, write)
@@ -102,7 +102,7 @@ def answer(source, ask, # query file; function of (names, barcodes) that gives a
         if not (pieces/'job.json').exists(): write_json(pieces/'job.json', mark)
         done = sorted(pieces.glob('*.parquet'))
         for n, (names, barcodes) in enumerate(batches(len(done) * batch), len(done)):
-            with atomic_path(pieces/f'{n:08d}.parquet') as temp: ask(names, [b[:WIDTH] for b in barcodes]).write_parquet(temp)
+            with atomic_path(pieces/f'{n:08d}.parquet') as temp: ask(names, barcodes).write_parquet(temp)
         _finish(sorted(pieces.glob('*.parquet')), out, form, schema)
         shutil.rmtree(pieces)
 
@@ -141,7 +141,7 @@ def embed_file(query, out=None, form=None, model=None, strict=False, device=None
     "Vectors of every barcode: columns query and embedding (Parquet, JSON) or query, 0, 1, ... (TSV). Raises `InputError`."
     model, form, faults = Model(model, _device(device)), _kind(out, form), Faults(strict)
     def ask(names, barcodes):
-        x = model.vectors(model.on_gene(pack(barcodes)))
+        x = model.vectors(model.lay(barcodes))
         if form == 'tsv': return pl.DataFrame({'query': names, **{str(i): column for i, column in enumerate(x.T)}}, schema=schema)
         return pl.DataFrame(dict(query=names, embedding=x if form == 'parquet' else x.tolist()), schema=schema)
     vector = pl.Array(pl.Float32, model.width) if form == 'parquet' else pl.List(pl.Float32)
@@ -187,7 +187,7 @@ def _read_all(query, model, faults, quiet): # names and registered bases of a wh
     names, bases = [], []
     with progress(desc='reading', unit='B', quiet=quiet) as bar:
         for some, barcodes in read_sequences(query, faults, done=lambda n: bar.update(n - bar.n)):
-            names += some; bases.append(model.on_gene(pack([b[:WIDTH] for b in barcodes])))
+            names += some; bases.append(model.lay(barcodes))
     if not names: raise InputError('no barcode that can be read', file=query, mend=faults.report() or 'give FASTA, FASTQ or a table')
     return names, np.concatenate(bases)
 

@@ -116,6 +116,8 @@ def test_answers_do_not_depend_on_company(world):
     who = Identifier(Reference(world['place']/'reference', world['model']))
     names = [f'q{i}' for i in range(40)]
     together, alone = who(names, world['barcodes']), pl.concat([who(names[i:i + 1], world['barcodes'][i:i + 1]) for i in range(8)])
+    longer = who(names[:8], ['ACGT' * 60 + b + 'GGCC' * 20 for b in world['barcodes'][:8]])             # 660 bases are the gene, the rest is not
+    assert (longer['species'] == alone['species']).all() and longer['identity'].min() > 95
     for c in ('query', 'best_hit', 'identity', 'novel', 'genus'): assert (together[c][:8] == alone[c]).all()
     assert np.allclose(together['genus_confidence'][:8], alone['genus_confidence'], atol=1e-3)
     truth = world['store'].labels('species', world['rows'])
