@@ -10,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 WORKERS = 2
+GROUPS = 4 # of test files, each a pytest of its own
 LIMIT = 1100 # seconds for one notebook or for pytest; all of it is to stay under 20 minutes
 
 
@@ -30,9 +31,9 @@ def test_notebook(path):
     return int(ok), int(not ok), 0, said
 
 
-def run_pytest():
+def run_pytest(files):
     with tempfile.TemporaryDirectory() as folder:
-        ok, said = run(sys.executable, '-m', 'pytest', 'tests', f'--junitxml={folder}/tests.xml')
+        ok, said = run(sys.executable, '-m', 'pytest', *files, f'--junitxml={folder}/tests.xml')
         try: suite = xml.parse(f'{folder}/tests.xml').getroot().find('testsuite')
         except (OSError, xml.ParseError): return 0, 1, 0, said
     total, bad, skipped = (sum(int(suite.get(k)) for k in keys) for keys in (['tests'], ['failures', 'errors'], ['skipped']))
@@ -80,7 +81,7 @@ def readme_fresh():
 
 def main():
     jobs = {'check: modules match notebooks': modules_match, 'check: notebooks clean': notebooks_clean, 'check: README fresh': readme_fresh,
-            'pytest tests/': run_pytest}
+            **{f'pytest tests/, files {i + 1}, {i + 1 + GROUPS}, ...': lambda i=i: run_pytest(sorted((ROOT/'tests').glob('test_*.py'))[i::GROUPS]) for i in range(GROUPS)}}
     jobs.update({str(p.relative_to(ROOT)): lambda p=p: test_notebook(p) for p in reversed(notebooks())}) # the long ones, which stand last, begin first
     def timed(name):
         start = time.time()
