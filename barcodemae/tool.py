@@ -163,6 +163,7 @@ def link(model:Model, registered:np.ndarray, distance:float=.022, neighbours:int
     row, column = np.concatenate(pairs, 1)
     return connected_components(sparse.coo_matrix((np.ones(len(row), bool), (row, column)), (N, N)), directed=False)[1]
 
+# %% ../nbs/12e_tool.ipynb #316a8a51
 def cluster(query, out=None, form=None, number=None, distance=.022, model=None, strict=False, device=None, quiet=False) -> Faults:
     "Species-like groups without a reference: columns query, cluster (1 is the largest), size. Raises `InputError`."
     from barcodemae.clustering import ward
@@ -177,6 +178,7 @@ def cluster(query, out=None, form=None, number=None, distance=.022, model=None, 
     else: _put(frame, out, form)
     return faults
 
+# %% ../nbs/12e_tool.ipynb #ba2f2278
 def _put(frame, out, form):
     with atomic_path(out) as temp:
         if form == 'parquet': frame.write_parquet(temp)
