@@ -267,7 +267,7 @@ def progress(
     "Progress bar on standard error with speed and time left, redrawn at most once a second."
     if total is None and hasattr(iterable, '__len__'): total = len(iterable)
     return tqdm(iterable, total=total, desc=desc, unit=f' {unit}' if unit else 'it', unit_scale=(total or 0) >= 10_000,
-                mininterval=1, file=sys.stderr, disable=quiet or None)
+                mininterval=1, file=sys.stderr, **(dict(disable=True) if quiet else {}))
 
 # %% ../nbs/00_core.ipynb #beacd644
 def _git_commit():
