@@ -194,6 +194,14 @@ def test_embed_cluster_plot(world):
     assert run(world, 'plot', 'q.fasta', '-o', 'map.html', '--reference', 'reference', '--model', 'model', '--quiet', '--strict') == 0
     assert world['barcodes'] and world['store'].labels('genus', world['rows'])[0] in (world['place']/'map.html').read_text()
 
+def test_train_and_fit(world):
+    "Where the notebook is not at hand the functions that it calls train."
+    source = world['store'].meta['source']
+    assert run(world, 'train', '-o', 'trained', '--preset', 'demo', '--dataset', source, '-p', 'steps', 2, '-p', 'registered', 'true', '-p', 'hidden_size', 16) == 0
+    assert (world['place']/'trained'/'results.json').exists() and read_json(world['place']/'trained'/'record.json')['steps'] == 2
+    assert run(world, 'fit', 'trained', '--dataset', source, '-o', 'fitted', '--device', 'cpu', '--quiet') == 0
+    assert 'simulated' in (world['place']/'fitted'/'README.md').read_text() and 'ranking' in Model(world['place']/'fitted').settings
+
 def test_bad_records_are_named_and_strict_stops(world, capsys):
     good = f">good\n{world['barcodes'][0]}\n"
     (world['place']/'bad.fasta').write_text(good + '>protein\nMKVLAAGIEVMKVLAAGIEV\n>short\nACGT\n' + good)
