@@ -23,7 +23,13 @@ def world(tmp_path_factory): # a model, a reference and query files of the demo
     (place/'q.fasta').write_text(''.join(f'>q{i}\n{b}\n' for i, b in enumerate(store.sequences(rows))))
     return dict(place=place, store=store, model=model, rows=rows, barcodes=store.sequences(rows))
 
+PROGRAM = os.environ.get('BARCODEMAE_PROGRAM') # ask the installed program in place of the function that it calls (takes minutes)
+
 def run(world, *arguments): # status; paths are relative to the world's folder
+    if PROGRAM:
+        done = subprocess.run([PROGRAM, *map(str, arguments)], cwd=world['place'], capture_output=True, text=True)
+        sys.stdout.write(done.stdout); sys.stderr.write(done.stderr)
+        return done.returncode
     here = os.getcwd(); os.chdir(world['place'])
     try: return cli.main([str(a) for a in arguments])
     finally: os.chdir(here)
