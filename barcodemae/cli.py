@@ -9,9 +9,9 @@ __all__ = ['ABOUT', 'MORE', 'parser', 'run', 'main']
 import argparse, os, sys
 
 # %% ../nbs/13_cli.ipynb #dd10fe08
-def _shared(): # options of every subcommand that computes
+def _shared(model=True): # options of every subcommand that computes
     p = argparse.ArgumentParser(add_help=False)
-    p.add_argument('--model', metavar='FOLDER', help='another model than the one that comes with barcodemae')
+    if model: p.add_argument('--model', metavar='FOLDER', help='another model than the one that comes with barcodemae')
     p.add_argument('--device', help='auto (a GPU where there is one), cpu, cuda, cuda:1, mps; default: auto')
     p.add_argument('--threads', type=int, metavar='N', help='processor cores to use; default: all')
     p.add_argument('--quiet', action='store_true', help='no progress bar')
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     p = command('train')
     p.add_argument('-o', '--out', required=True, metavar='FOLDER', help='folder of the run; stopped, the same command goes on'); p.add_argument('--preset', default='mini', help='demo, mini, bioscan5m, canada or gpu; default: mini')
     p.add_argument('--dataset', help='file of barcodes, or a name in settings.ini'); p.add_argument('-p', nargs=2, action='append', default=[], metavar=('NAME', 'VALUE'), help='any other setting of the notebook, such as -p minutes 10')
-    p = command('fit', _shared())
+    p = command('fit', _shared(model=False))
     p.add_argument('run', metavar='RUN', help='folder of a finished run on registered barcodes'); p.add_argument('--dataset', required=True, help='file or name of a data set with the partitions pretrain, train, val, val_unseen')
     p.add_argument('-o', '--out', required=True, metavar='FOLDER', help='folder of the model; give it to the others as --model')
     command('doctor')

@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 from .core import InputError, progress
+from .data import RANKS
 from .sites import FEATURES, align_onto, site_features
 from .reference import Reference
 
@@ -82,7 +83,7 @@ def fit_ranking(features:np.ndarray, right:np.ndarray, # of `hide_species`
     return (weights() / scale).detach().numpy()
 
 # %% ../nbs/12d_identify.ipynb #9abe4e7f
-TAXA = ('phylum', 'class', 'order', 'family', 'genus', 'species')
+TAXA = tuple(r for r in RANKS if r != 'subfamily') # which most barcodes lack
 
 def codes(reference:Reference, rank) -> tuple: # names (C,), and for each reference its number, -1 where unknown
     "Names as numbers."
@@ -195,7 +196,7 @@ def __call__(self:Identifier, names, barcodes, # Q ids and Q str of letters ACGT
 def block(self:Identifier, names, registered): # (Q,), (Q, 660) -> frame
     found, identity = self.ask(registered)
     answer = decide(found, self.numbers)
-    labels, new = {}, np.full(len(names), '', object)
+    labels, new, novelty = {}, np.full(len(names), '', object), np.full(len(names), np.nan)
     for rank in reversed(list(answer)):                     # the highest rank that is new has the last word
         x = evidence(found, answer[rank])
         labels[rank] = np.where(answer[rank][0] >= 0, self.names[rank][answer[rank][0]], ''), odds(self.fit['confidence'][rank], x) if rank in self.fit['confidence'] else np.full(len(names), np.nan)
@@ -208,6 +209,6 @@ def block(self:Identifier, names, registered): # (Q,), (Q, 660) -> frame
 
 @patch(as_prop=True)
 def columns(self:Identifier) -> dict:
-    "query, best_hit (id of the best reference), identity (percent), novel (rank at which it is new, or ''), a name and its confidence for each rank, novelty (probability that the species is new)."
+    "query, best_hit (id of the best reference), identity (percent), novel (rank at which it is new, or ''), a name and its confidence for each rank, novelty (probability that the species is new; nan where the reference has no species)."
     ranks = {c: t for rank in self.numbers for c, t in ((rank, pl.String), (f'{rank}_confidence', pl.Float64))}
     return dict(query=pl.String, best_hit=pl.String, identity=pl.Float64, novel=pl.String, **ranks, novelty=pl.Float64)

@@ -36,12 +36,13 @@ def embed(encoder:BarcodeEncoder, # in evaluation mode afterwards
           batch_size:int=128, all_layers=False, # see `BarcodeEncoder.embed`
           compute=None, # where and in which precision, by probing when absent
           desc='embed', change=None, # function of (ids, mask, rows) of a batch that gives other ids and mask
-          quiet=False # without a progress bar
+          quiet=False, registered=False # without a progress bar; do the barcodes lie on the reference already?
          ) -> np.ndarray: # (N, D) float32, or (N, layers + 1, D)
     "One vector a barcode, or one a layer. Raises `InputError` for a barcode without k-mer."
-    compute, k, reference = compute or probe_compute(load_settings().device), encoder.config.k, encoder.config.reference
+    compute, k, reference = compute or probe_compute(load_settings().device), encoder.config.k, None if registered else encoder.config.reference
     encoder.eval().to(compute.device); keep_memory()
-    lengths = (np.asarray(bases) != PAD).sum(1)
+    there = np.asarray(bases) != PAD
+    lengths = np.where(there.any(1), there.shape[1] - there[:, ::-1].argmax(1), 0)           # up to the last base: a registered barcode may begin late
     shape = (encoder.config.num_hidden_layers + 1,) if all_layers else ()
     out = np.zeros((len(bases), *shape, encoder.config.hidden_size), np.float32)
     order, empty = np.argsort(-lengths, kind='stable'), []

@@ -39,6 +39,7 @@ class Model:
         self.mean, self.matrix = reading['mean'].float(), reading['matrix'].float()
         marks = hashlib.sha256()
         for name in _FILES[:3]: marks.update((self.folder/name).read_bytes())
+        marks.update(str(self.settings['phase']).encode())                                  # the bits depend on it
         self.fingerprint = marks.hexdigest()[:16]
 
     @property
@@ -73,7 +74,7 @@ def vectors(self:Model, registered:np.ndarray # (N, 660)
     ids, mask = kmer_ids(torch.from_numpy(registered), k)
     rows = np.flatnonzero((mask & (ids >= FIRST_KMER)).any(1).numpy())
     if len(rows):
-        x = (torch.from_numpy(embed(self.encoder, registered[rows], compute=self.compute, quiet=True)) - self.mean) @ self.matrix
+        x = (torch.from_numpy(embed(self.encoder, registered[rows], compute=self.compute, quiet=True, registered=True)) - self.mean) @ self.matrix
         out[rows] = F.normalize(x, dim=1).numpy()
     return out
 
@@ -140,6 +141,9 @@ class Reference:
         self.labels = pl.concat([_labels(p) for p in self.parts]) if self.parts else pl.DataFrame(schema={c: pl.String for c in ('processid', *RANKS, 'mark')})
         if not len(self.bases) == len(self.vectors) == len(self.bits) == len(self.labels): raise InputError('its parts have different lengths', file=self.folder, mend='make it anew')
         return self
+
+    @property
+    def content(self): return hashlib.sha256('\n'.join([self.meta['model'], *self.labels['processid'], *self.labels['mark']]).encode()).hexdigest() # what an answer depends on
 
     def __len__(self): return len(self.labels)
     def __repr__(self): return f'Reference {self.folder.name}: {len(self):,} barcodes, ' + ', '.join(f"{self.labels[r].n_unique() - (self.labels[r].null_count() > 0):,} {r}" for r in ('family', 'genus', 'species'))

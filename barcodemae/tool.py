@@ -7,9 +7,10 @@ __all__ = ['FORMATS', 'index', 'fit', 'answer', 'both_strands', 'identify', 'emb
 
 # %% ../nbs/12e_tool.ipynb #34b2a824
 import json, shutil, sys, tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np, polars as pl, torch
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
@@ -132,7 +133,7 @@ def identify(query, reference, out=None, form=None, # file, folder or file with 
     with _opened(reference, model, device, quiet) as known:
         who = Identifier(known)
         ask, schema = (who, who.columns) if strand == 'plus' else (both_strands(who), who.columns | dict(strand=pl.String))
-        job = dict(what='identifying', barcodemae=barcodemae.__version__, model=known.model.fingerprint, strand=strand, references=len(known), reference=str(Path(reference).absolute()))
+        job = dict(what='identifying', barcodemae=barcodemae.__version__, strand=strand, reference=known.content, fit=known.model.settings)
         answer(query, ask, out, form, job, schema, faults, quiet=quiet)
     return faults
 
@@ -201,7 +202,7 @@ def plot(query, out, reference=None, model=None, strict=False, device=None, quie
         if not find_spec(package): raise InputError(f'{package} is not installed', mend='pip install "barcodemae[plot]"')
     from openTSNE import TSNE
     faults = Faults(strict)
-    with _opened(reference, model, device, quiet) if reference else _nothing(Model(model, _device(device))) as known:
+    with _opened(reference, model, device, quiet) if reference else nullcontext(SimpleNamespace(model=Model(model, _device(device)))) as known:
         names, registered = _read_all(query, known.model, faults, quiet)
         if reference:
             found = pl.concat([Identifier(known).block(names[i:i + 1024], registered[i:i + 1024]) for i in range(0, len(names), 1024)])
@@ -212,11 +213,6 @@ def plot(query, out, reference=None, model=None, strict=False, device=None, quie
     xy = TSNE(perplexity=min(30, (len(names) - 1) / 3), metric='cosine', random_state=0, n_jobs=torch.get_num_threads()).fit(vectors)
     with atomic_path(out) as temp: atlas(np.asarray(xy), np.array(names), taxa, f'{len(names):,} barcodes').write_html(temp, include_plotlyjs=True)
     return faults
-
-class _nothing: # a model without a reference, as a context
-    def __init__(self, model): self.model = model
-    def __enter__(self): return self
-    def __exit__(self, *_): pass
 
 # %% ../nbs/12e_tool.ipynb #5208d18c
 def doctor() -> dict: # what: value

@@ -130,6 +130,17 @@ def test_answers_do_not_depend_on_company(world):
     assert (together['species'] == truth).mean() > .9 and together['identity'].min() > 90
     assert len(who([], [])) == 0 and who([], []).columns == together.columns
 
+def test_a_reference_without_species_and_a_barcode_that_begins_late(world, tmp_path):
+    s, rows = world['store'], world['store'].rows('train')
+    (tmp_path/'g.fasta').write_text(''.join(f'>{i};tax=g:{g}\n{b}\n' for i, (g, b) in enumerate(zip(s.labels('genus', rows), s.sequences(rows)))))
+    r, _ = make_reference(tmp_path/'g.fasta', tmp_path/'r', world['model'])
+    hits = Identifier(r)(['a'], world['barcodes'][:1])
+    assert 'species' not in hits.columns and hits['genus'][0] == s.labels('genus', world['rows'][:1])[0] and np.isnan(hits['novelty'][0])
+    late = world['model'].on_gene(pack(world['barcodes'][:1])).copy(); late[0, :300] = 5          # what lies behind must count whole
+    cut = late.copy(); cut[0, -60:] = 5
+    a, b = world['model'].vectors(late), world['model'].vectors(cut)
+    assert np.abs(a - b).max() > 1e-3
+
 def test_a_model_that_was_never_fitted_is_refused(world, tmp_path):
     shutil.copytree(world['place']/'model', tmp_path/'m')
     write_json(tmp_path/'m'/'identify.json', dict(phase=world['model'].settings['phase']))
