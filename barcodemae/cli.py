@@ -43,6 +43,7 @@ MORE = dict(
     embed='Columns: query and embedding, a vector of length 1; the cosine of two vectors says how related they are.',
     cluster='Columns: query, cluster (1 is the largest), size.')
 
+# %% ../nbs/13_cli.ipynb #3518041b
 def parser() -> argparse.ArgumentParser:
     "All that the command understands."
     from barcodemae import __version__

@@ -184,6 +184,7 @@ def make_reference(source, # file, folder or list of files with names
         mend='give a table with columns such as genus and species, or FASTA with ;tax=g:...,s:... in its headers')
     return reference, counts
 
+# %% ../nbs/12c_reference.ipynb #f9e01e85
 def _usable(frame, splits, known, counts): # the rows that serve, tidy; the others are counted
     if splits: frame = frame.filter(pl.col('split').is_in(list(splits)))
     frame = frame.drop('split').with_columns(tidy(pl.col('dna_barcode'), WIDTH))
