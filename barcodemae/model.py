@@ -161,11 +161,12 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
         for here in (slice(i, i + block) for i in range(0, len(states), block)):
             label, used = labels[here].clamp(min=0)[:, None], (labels[here] >= 0)[:, None]
             logits = torch.addmm(bias, states[here], weight.T).float()
-            log_sum = logits.logsumexp(1, keepdim=True)
-            loss = loss + ((log_sum - logits.gather(1, label)) * used).sum()
-            slope = logits.sub_(log_sum).exp_().scatter_add_(1, label, logits.new_full(label.shape, -1)).mul_(used)
-            to_bias += slope.sum(0); slope = slope.to(states.dtype)
-            to_states[here] = slope @ weight; to_weight += slope.T @ states[here]
+            slope = logits.softmax(1)                                       # its largest value is 1 / sum of exp(logits - top)
+            top, log_sum = logits.amax(1, keepdim=True), -slope.amax(1, keepdim=True).log()
+            loss = loss + ((log_sum + top - logits.gather(1, label)) * used).sum()
+            slope.scatter_add_(1, label, slope.new_full(label.shape, -1))
+            to_bias += (used.float().T @ slope)[0]; slope = slope.to(states.dtype)
+            to_states[here] = slope @ weight * used; to_weight += slope.T @ (states[here] * used)
         ctx.save_for_backward(n, to_states, to_weight, to_bias)
         return loss / n
 
