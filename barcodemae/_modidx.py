@@ -387,6 +387,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'barcodemae.layers._ByteDropout.forward': ('layers.html#_bytedropout.forward', 'barcodemae/layers.py'),
                                    'barcodemae.layers._drop': ('layers.html#_drop', 'barcodemae/layers.py'),
                                    'barcodemae.layers._one_call': ('layers.html#_one_call', 'barcodemae/layers.py'),
+                                   'barcodemae.layers.compile_training': ('layers.html#compile_training', 'barcodemae/layers.py'),
+                                   'barcodemae.layers.compiled': ('layers.html#compiled', 'barcodemae/layers.py'),
                                    'barcodemae.layers.fuse': ('layers.html#fuse', 'barcodemae/layers.py'),
                                    'barcodemae.layers.lower_precision': ('layers.html#lower_precision', 'barcodemae/layers.py'),
                                    'barcodemae.layers.quicken': ('layers.html#quicken', 'barcodemae/layers.py'),

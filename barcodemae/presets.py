@@ -43,6 +43,7 @@ class TrainConfig:
     log_steps: int = 50                # steps between two lines of metrics
     checkpoint_minutes: float = 3      # time between checkpoints,
     checkpoint_steps: int | None = None # or steps between them
+    compiled: bool | None = None       # train through torch.compile? None: on a graphics card
 
 # %% ../nbs/03c_presets.ipynb #6713f6b4
 def model_config(c:TrainConfig, reference:str=None # consensus that barcodes are laid onto

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from transformers import AutoModelForPreTraining
 from .store import BarcodeStore
 from .tokenizer import KmerTokenizer, kmer_ids
-from .layers import quicken
+from .layers import compile_training, compiled, quicken
 from .model import random_masking
 from .optim import drop_traces, make_optimizers
 from .presets import TrainConfig, make_config, model_config
@@ -51,7 +51,9 @@ class Trainer:
         self.reference = None
         if config.registered: self.reference = consensus(store.bases[np.sort(np.random.default_rng(config.seed).permutation(rows)[:4000])])
         self.reference, = broadcast_object_list([self.reference])
-        model = quicken(AutoModelForPreTraining.from_config(model_config(config, self.reference)), compute.device)
+        model, self.kmer_ids = quicken(AutoModelForPreTraining.from_config(model_config(config, self.reference)), compute.device), kmer_ids
+        if compute.device.type == 'cuda' if config.compiled is None else config.compiled:
+            model, self.kmer_ids = compile_training(model), compiled(kmer_ids)
         optimizers = make_optimizers(model, config.optimizer, config.learning_rate, config.weight_decay, compute.dtype)
         self.schedules = [self.schedule(o, max(steps, 2)) for o in optimizers]
         self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
@@ -77,7 +79,7 @@ def step(self:Trainer, number, with_logits=False):
     seed_step(c.seed, number)
     bases = torch.as_tensor(self.bases[self.batches(number)[mine]]).to(a.device, non_blocking=True) # (B, 660)
     offset = torch.randint(0, c.k, (size,), device=a.device)[mine] if c.random_offset else None
-    ids, mask = kmer_ids(register(bases, self.reference), c.k, offset)                              # (B, T)
+    ids, mask = self.kmer_ids(register(bases, self.reference), c.k, offset)                         # (B, T)
     hidden = random_masking(ids, mask, c.mask_ratio, torch.rand(size, ids.shape[1], device=a.device)[mine])
     seed_step(c.seed, number, 1 + a.process_index)
     out = self.model(ids, mask, hidden, with_logits=with_logits)

@@ -3,7 +3,7 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from barcodemae.layers import ByteDropout, quicken, two_products
+from barcodemae.layers import ByteDropout, compiled, quicken, two_products
 from barcodemae.model import VARIANTS, BarcodeEncoder, BarcodeMAEConfig, BarcodeMAEForPreTraining, random_masking
 from barcodemae.tokenizer import pad_id
 
@@ -96,3 +96,12 @@ def test_attention_dropout_and_mask():
 def test_other_devices_stay_as_they_are():
     net = quicken(BarcodeMAEForPreTraining(BarcodeMAEConfig(**SMALL)), 'meta')
     assert net.config._attn_implementation != 'two_products' and not any(isinstance(m, ByteDropout) for m in net.modules())
+
+
+def test_what_cannot_be_compiled_runs_as_it_was(monkeypatch):
+    def broken(graph, inputs): raise OSError('no compiler')
+    real = torch.compile
+    monkeypatch.setattr(torch, 'compile', lambda f, **options: real(f, backend=broken, **options))
+    double = compiled(lambda x: 2 * x)
+    with pytest.warns(UserWarning, match='without being compiled'): assert double(torch.ones(3)).tolist() == [2, 2, 2]
+    assert double(torch.ones(4)).tolist() == [2, 2, 2, 2]

@@ -1,10 +1,11 @@
 """Guards for barcodemae.train: a killed run continues to the same bits, budgets, faults."""
-import json, os, signal, subprocess, sys, time
+import functools, json, os, signal, subprocess, sys, time
 from pathlib import Path
 
 import pytest, torch
 
 from barcodemae.core import Compute, InputError, find_dataset
+from barcodemae.model import VARIANTS
 from barcodemae.store import prepare
 from barcodemae.presets import make_config
 from barcodemae.train import Batches, Run, Trainer, train
@@ -124,3 +125,13 @@ def test_torn_last_line_of_metrics(store, tmp_path):
     config = make_config('demo', steps=2, **TINY)
     (tmp_path/'metrics.jsonl').write_text('{"step": 0, "loss": 5.5}\n{"step": 1, "lo')
     assert train(config, store, tmp_path, CPU)['steps'] == 2
+
+
+def test_compiled_training_learns_the_same(store, monkeypatch):
+    "Captured in one piece, whatever then makes code of it; with logits or without, and with dropout."
+    monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend='aot_eager'))
+    def losses(**changes):
+        trainer = Trainer(make_config('demo', steps=9, **TINY, **changes), store, CPU, 9)
+        return [trainer.step(i, with_logits=i == 2).loss.item() for i in range(4)]
+    for variant in VARIANTS: assert losses(variant=variant, compiled=True) == pytest.approx(losses(variant=variant), abs=1e-5)
+    assert all(loss < 9 for loss in losses(compiled=True, dropout=.3, random_offset=True))
