@@ -1,9 +1,11 @@
 """Guards for barcodemae.layers: the same numbers as transformers' own layers, dropout that is dropout."""
+import functools
+
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from barcodemae.layers import ByteDropout, compiled, quicken, two_products
+from barcodemae.layers import ByteDropout, compile_training, compiled, quicken, two_products
 from barcodemae.model import VARIANTS, BarcodeEncoder, BarcodeMAEConfig, BarcodeMAEForPreTraining, random_masking
 from barcodemae.tokenizer import pad_id
 
@@ -33,6 +35,17 @@ def test_quickened_model_learns_the_same(variant, theirs):
     hidden = random_masking(ids, mask, .5)
     (a, slopes_a), (b, slopes_b) = slopes(plain, ids, mask, hidden), slopes(quick, ids, mask, hidden)
     assert torch.allclose(a, b, atol=1e-6) and all(torch.allclose(x, y, atol=1e-6) for x, y in zip(slopes_a, slopes_b))
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_layers_of_a_graphics_card_are_captured_in_one_piece(variant, monkeypatch):
+    "With transformers' own attention and dropout, in both precisions; `fullgraph` fails where a graph would break."
+    monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend='aot_eager'))
+    net = BarcodeMAEForPreTraining(BarcodeMAEConfig(**{**SMALL, 'hidden_dropout_prob': .1, 'attention_probs_dropout_prob': .1}, variant=variant))
+    ids, mask = batch()
+    compile_training(quicken(net, 'meta')).train()
+    for lower in (False, True):
+        with torch.autocast('cpu', torch.bfloat16, enabled=lower): slopes(net, ids, mask, random_masking(ids, mask, .5))
 
 
 def test_bf16_training_agrees_with_fp32():

@@ -112,7 +112,6 @@ def gpu(batch, data='demo'):
     from barcodemae.model import BarcodeMAEConfig
     from barcodemae.presets import make_config
     from barcodemae.store import load_dataset
-    from barcodemae.tokenizer import kmer_ids
     from barcodemae.train import Trainer
     compute, store = probe_compute('cuda'), load_dataset(data)
     peak = lambda: max(matmul_gflops(compute.device, compute.dtype, n, .5) for n in (4096, 8192))
@@ -120,7 +119,7 @@ def gpu(batch, data='demo'):
     before, trainer = peak(), Trainer(config, store, compute, 100)
     step = best_seconds(lambda i: trainer.step(i).loss.item(), 5, 10)
     some = torch.from_numpy(np.array(store.bases[:trainer.batches.size])).to(compute.device)
-    def tokens(i): kmer_ids(some, config.k); torch.cuda.synchronize()
+    def tokens(i): trainer.kmer_ids(some, config.k); torch.cuda.synchronize()
     bases, encoder = np.array(store.bases[:4096]), untrained_encoder(BarcodeMAEConfig())
     vectors = best_seconds(lambda i: embed(encoder, bases, batch_size=512, compute=compute), 1, 2)
     return dict(device=compute.name, dtype=str(compute.dtype).removeprefix('torch.'), batch=trainer.batches.size, speed=trainer.batches.size / step,
