@@ -79,14 +79,15 @@ def fuse(model:PreTrainedModel) -> PreTrainedModel:
 
 # %% ../nbs/02c_layers.ipynb #6da9fcd5
 def compiled(work):
-    "`work` compiled, in one piece and for each shape anew, and as it was where this machine lacks what that needs."
-    fast = [torch.compile(work, fullgraph=True, dynamic=False)]
+    "`work` compiled, in one piece and for each shape anew; as it was where this machine lacks what that needs, and after some eight shapes in a process."
+    fast = torch.compile(work, fullgraph=True, dynamic=False)
     def run(*args):
-        if fast:
-            try: return fast[0](*args)
-            except torch._dynamo.exc.BackendCompilerFailed as e:
-                warnings.warn(f'{getattr(work, "__name__", work)} runs without being compiled: {e}'.splitlines()[0]); fast.clear()
-        return work(*args)
+        nonlocal fast
+        try: return fast(*args)
+        except (torch._dynamo.exc.BackendCompilerFailed, torch._dynamo.exc.FailOnRecompileLimitHit) as e:
+            warnings.warn(f'{getattr(work, "__name__", work)} runs without being compiled: {e}'.splitlines()[0])
+            fast = work
+            return work(*args)
     return run
 
 def compile_training(model:PreTrainedModel) -> PreTrainedModel:

@@ -118,3 +118,6 @@ def test_what_cannot_be_compiled_runs_as_it_was(monkeypatch):
     double = compiled(lambda x: 2 * x)
     with pytest.warns(UserWarning, match='without being compiled'): assert double(torch.ones(3)).tolist() == [2, 2, 2]
     assert double(torch.ones(4)).tolist() == [2, 2, 2, 2]
+    monkeypatch.setattr(torch, 'compile', lambda f, **options: real(f, backend='eager', **options))
+    double = compiled(lambda x: 2 * x)                                                               # more shapes than PyTorch keeps apart
+    with pytest.warns(UserWarning, match='without being compiled'): assert all(double(torch.ones(n)).sum() == 2 * n for n in range(2, 20))
