@@ -75,8 +75,8 @@ def kmer_ids(bases:torch.Tensor, # (B, L) packed bases, uint8, padded with 5
         windows = pad(bases[:, :MAX_LENGTH], (0, k), value=PAD).unfold(1, T * k, 1)
         words = windows[torch.arange(B, device=bases.device), offset]
     letters = words.reshape(B, T, k).permute(2, 0, 1).contiguous()   # (k, B, T): the j-th letter of every word
-    ids, worst = letters[0].to(torch.int32 if k == 8 else torch.int16), letters[0]
-    for letter in letters[1:]: ids, worst = ids.mul_(4).add_(letter), torch.maximum(worst, letter) # PAD beats N beats A, C, G, T
-    there = worst != PAD
-    ids.add_(FIRST_KMER).masked_fill_(worst > 3, UNK_ID).masked_fill_(~there, pad_id(k))
+    ids, seen = letters[0].to(torch.int32 if k == 8 else torch.int16), letters[0].clone()
+    for letter in letters[1:]: ids, seen = ids.mul_(4).add_(letter), seen.bitwise_or_(letter)
+    there = letters[-1] != PAD
+    ids.add_(FIRST_KMER).masked_fill_(seen > 3, UNK_ID).masked_fill_(~there, pad_id(k))
     return ids.long(), there
