@@ -2,7 +2,7 @@
 
 One line each as it ends; the last line is `N passed, N failed`, where N counts notebooks, tests and checks.
 """
-import filecmp, os, shutil, subprocess, sys, tempfile, time
+import filecmp, multiprocessing, os, shutil, subprocess, sys, tempfile, time
 import xml.etree.ElementTree as xml
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -12,13 +12,16 @@ BIN = Path(sys.executable).parent
 WORKERS = 2
 GROUPS = 4 # of test files, each a pytest of its own
 LIMIT = 1100 # seconds for one notebook or for pytest; all of it is to stay under 20 minutes
+SLOW_IMPORTS = ['nbdev.test', 'torch', 'transformers.models.bert.modeling_bert', 'accelerate', 'polars', 'sklearn.metrics', 'seaborn', 'umap', 'openTSNE']
+
+# Notebooks are processes split off from one that has imported these and nothing of the project: that saves each some seconds.
+processes = multiprocessing.get_context('forkserver' if sys.platform == 'linux' else 'spawn')
+processes.set_forkserver_preload(SLOW_IMPORTS)
 
 
 def run(*command, cwd=ROOT):
-    "`(went well, what it said)`; two run at a time, so each gets its share of the processor."
-    threads = str(max(1, (os.cpu_count() or 1)//WORKERS))
-    env = {**os.environ, **{n: os.environ.get(n, threads) for n in ('OMP_NUM_THREADS', 'NUMBA_NUM_THREADS')}, 'PATH': f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-    try: done = subprocess.run([str(c) for c in command], cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=LIMIT)
+    "`(went well, what it said)`."
+    try: done = subprocess.run([str(c) for c in command], cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=LIMIT)
     except subprocess.TimeoutExpired as e: return False, f'{(e.stdout or b"").decode()[-3000:]}\nstopped after {LIMIT} seconds'
     return done.returncode == 0, done.stdout
 
@@ -26,9 +29,23 @@ def run(*command, cwd=ROOT):
 def notebooks(): return sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if not any(o.startswith(('_', '.')) for o in p.relative_to(ROOT).parts))
 
 
+def nbdev_test(path, said):
+    "What the command `nbdev_test path` does, its output in the file `said`; ends the process with 1 when a cell fails."
+    with open(said, 'w') as file:
+        for stream in (1, 2): os.dup2(file.fileno(), stream)
+    from nbdev.test import nbdev_test
+    nbdev_test(str(path), n_workers=0)
+
+
 def test_notebook(path):
-    ok, said = run(BIN/'nbdev_test', path)
-    return int(ok), int(not ok), 0, said
+    with tempfile.TemporaryDirectory() as folder:
+        process = processes.Process(target=nbdev_test, args=(path, said := Path(folder)/'said'))
+        process.start()
+        process.join(LIMIT)
+        process.kill()
+        process.join()
+        ok, text = process.exitcode == 0, said.read_text(errors='replace') if said.exists() else ''
+    return int(ok), int(not ok), 0, text + f'\n{path} ended with {process.exitcode} (-9: killed, here after {LIMIT} seconds)'
 
 
 def run_pytest(files):
@@ -80,6 +97,8 @@ def readme_fresh():
 
 
 def main():
+    threads = str(max(1, (os.cpu_count() or 1)//WORKERS)) # two jobs run at a time, so each gets its share of the processor
+    os.environ.update({n: os.environ.get(n, threads) for n in ('OMP_NUM_THREADS', 'NUMBA_NUM_THREADS')}, PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}")
     jobs = {'check: modules match notebooks': modules_match, 'check: notebooks clean': notebooks_clean, 'check: README fresh': readme_fresh,
             **{f'pytest tests/, files {i + 1}, {i + 1 + GROUPS}, ...': lambda i=i: run_pytest(sorted((ROOT/'tests').glob('test_*.py'))[i::GROUPS]) for i in range(GROUPS)}}
     jobs.update({str(p.relative_to(ROOT)): lambda p=p: test_notebook(p) for p in reversed(notebooks())}) # the long ones, which stand last, begin first

@@ -49,7 +49,7 @@ def run(*command, must=True):
     return process.returncode == 0
 
 
-def pip(*args, **kwargs): return run(PY, '-m', 'pip', '--disable-pip-version-check', *args, **kwargs)
+def install(*args, **kwargs): return run(PY, '-m', 'pip', '--disable-pip-version-check', 'install', '--no-compile', *args, **kwargs)
 
 
 def python(code): return subprocess.run([PY, '-c', code], capture_output=True, text=True).returncode == 0
@@ -84,15 +84,15 @@ def install_torch():
     if python(f"from importlib.metadata import version; assert version('torch').split('+')[0] == '{wanted}'"): return
     if has_gpu():
         say(f'installing {TORCH} (there is a GPU: the CUDA build, some GB)')
-        pip('install', TORCH)
+        install(TORCH)
         if not python('import torch; assert torch.cuda.is_available()'):
             say('note: this torch does not see the GPU, so the CPU will be used (see https://pytorch.org for the build that fits)')
         return
     say(f'installing {TORCH} (no GPU here: the CPU build where it can be had)')
-    if pip('install', '--no-index', '--no-deps', TORCH, must=False): return # its dependencies come with the library's
-    if reachable(f'{CPU_INDEX}/torch/') and pip('install', '--index-url', CPU_INDEX, '--no-deps', TORCH, must=False): return
+    if install('--no-index', '--no-deps', TORCH, must=False): return # its dependencies come with the library's
+    if reachable(f'{CPU_INDEX}/torch/') and install('--index-url', CPU_INDEX, '--no-deps', TORCH, must=False): return
     say(f"PyTorch's CPU index cannot be reached: taking {TORCH} from pip's usual index, which may be a CUDA build of some GB")
-    pip('install', TORCH)
+    install(TORCH)
 
 
 def main():
@@ -101,10 +101,12 @@ def main():
     LOG.unlink(missing_ok=True)
     if python('import pip; assert int(pip.__version__.split(".")[0]) < 23'):
         say('bringing pip up to date')
-        pip('install', '--upgrade', 'pip')
+        install('--upgrade', 'pip')
     install_torch()
     say('installing the library and its notebook tools (some minutes on a fresh machine)')
-    pip('install', '-e', '.[notebooks]')
+    install('-e', '.[notebooks]')
+    say('compiling it')
+    run(PY, '-m', 'compileall', '-q', '-j', '0', *VENV.glob('lib/python*/site-packages'), must=False) # on all cores, where pip would use one
     (VENV/'.installed').touch()
     say(f'done in {time.time() - start:.0f} seconds')
 
