@@ -684,7 +684,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'barcodemae.tokenizer.pad_id': ('tokenizer.html#pad_id', 'barcodemae/tokenizer.py'),
                                       'barcodemae.tokenizer.vocabulary': ('tokenizer.html#vocabulary', 'barcodemae/tokenizer.py')},
             'barcodemae.tool': { 'barcodemae.tool._device': ('tool.html#_device', 'barcodemae/tool.py'),
-                                 'barcodemae.tool._finish': ('tool.html#_finish', 'barcodemae/tool.py'),
                                  'barcodemae.tool._kind': ('tool.html#_kind', 'barcodemae/tool.py'),
                                  'barcodemae.tool._opened': ('tool.html#_opened', 'barcodemae/tool.py'),
                                  'barcodemae.tool._put': ('tool.html#_put', 'barcodemae/tool.py'),

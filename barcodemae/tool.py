@@ -76,12 +76,11 @@ def _write_text(frames, form, write): # frames: at least one
     for i, frame in enumerate(frames): write(_text(frame, form, i == 0))
     if form == 'json': write('\n]\n')
 
-def _finish(pieces, out, form, schema):
-    frames = (pl.read_parquet(p) for p in pieces)
+def _put(pieces, out, form): # lazy frames, at least one, into a file
     with atomic_path(out) as temp:
-        if form == 'parquet': (pl.scan_parquet(pieces) if pieces else pl.LazyFrame(schema=schema)).sink_parquet(temp)
+        if form == 'parquet': pl.concat(pieces).sink_parquet(temp)
         else:
-            with open(temp, 'w', encoding='utf-8') as f: _write_text(frames if pieces else [pl.DataFrame(schema=schema)], form, f.write)
+            with open(temp, 'w', encoding='utf-8') as f: _write_text((p.collect() for p in pieces), form, f.write)
 
 # %% ../nbs/12e_tool.ipynb #f816f1d8
 def answer(source, ask, # query file; function of (names, barcodes) that gives a frame
@@ -104,7 +103,7 @@ def answer(source, ask, # query file; function of (names, barcodes) that gives a
         done = sorted(pieces.glob('*.parquet'))
         for n, (names, barcodes) in enumerate(batches(len(done) * batch), len(done)):
             with atomic_path(pieces/f'{n:08d}.parquet') as temp: ask(names, barcodes).write_parquet(temp)
-        _finish(sorted(pieces.glob('*.parquet')), out, form, schema)
+        _put([pl.scan_parquet(p) for p in sorted(pieces.glob('*.parquet'))] or [pl.LazyFrame(schema=schema)], out, form)
         shutil.rmtree(pieces)
 
 # %% ../nbs/12e_tool.ipynb #6672bb8e
@@ -176,16 +175,10 @@ def cluster(query, out=None, form=None, number=None, distance=.022, model=None, 
     rank = np.empty(len(sizes), int); rank[np.argsort(-sizes, kind='stable')] = np.arange(1, len(sizes) + 1)
     frame = pl.DataFrame(dict(query=names, cluster=rank[groups], size=sizes[groups]))
     if not out: _write_text([frame], form, sys.stdout.write)
-    else: _put(frame, out, form)
+    else: _put([frame.lazy()], out, form)
     return faults
 
 # %% ../nbs/12e_tool.ipynb #ba2f2278
-def _put(frame, out, form):
-    with atomic_path(out) as temp:
-        if form == 'parquet': frame.write_parquet(temp)
-        else:
-            with open(temp, 'w', encoding='utf-8') as f: _write_text([frame], form, f.write)
-
 def _read_all(query, model, faults, quiet): # names and registered bases of a whole file
     names, bases = [], []
     with progress(desc='reading', unit='B', quiet=quiet) as bar:

@@ -1,90 +1,99 @@
 """Guards for several processes (gloo, on this machine): the same training, the same continuation, the same tables."""
-import json, os, subprocess, sys, time
+import json, os, socket, subprocess, sys, time
 from pathlib import Path
 
-import psutil, pytest, torch
+import pytest, torch
 
-from barcodemae.core import find_dataset, probe_compute
-from barcodemae.store import prepare
+from barcodemae.core import Compute, find_dataset, probe_compute
+from barcodemae.model import BarcodeEncoder, BarcodeMAEConfig
+from barcodemae.presets import make_config
+from barcodemae.shards import embed_table
+from barcodemae.store import BarcodeStore, prepare
+from barcodemae.train import train
 
 
 @pytest.fixture(scope='module')
 def store(tmp_path_factory): return prepare(find_dataset('demo'), tmp_path_factory.mktemp('data')/'store')
 
 
-TRAIN = '''
-import sys, torch
-from barcodemae.core import Compute
-from barcodemae.store import BarcodeStore
-from barcodemae.presets import make_config
-from barcodemae.train import train
-torch.set_num_threads(1)
-store, run, variant, dropout, steps = sys.argv[1:]
-config = make_config('demo', variant=variant, steps=int(steps), checkpoint_steps=7, dropout=float(dropout), hidden_size=16, decoder_hidden_size=16, batch_size=9,
-                     random_offset=True, registered=True, validations=2, log_steps=2)
-train(config, BarcodeStore.open(store), run, Compute(torch.device('cpu'), torch.float32))
-torch.distributed.is_initialized() and torch.distributed.destroy_process_group()
-'''
+def learn(store, run, variant, dropout, steps):
+    config = make_config('demo', variant=variant, steps=int(steps), checkpoint_steps=7, dropout=float(dropout), hidden_size=16, decoder_hidden_size=16, batch_size=9,
+                         random_offset=True, registered=True, validations=2, log_steps=2)
+    train(config, BarcodeStore.open(store), run, Compute(torch.device('cpu'), torch.float32))
 
 
-def start(program, processes, *args):
-    many = ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}'] if processes > 1 else []
-    return subprocess.Popen([sys.executable, *many, program, *map(str, args)], stderr=subprocess.PIPE, text=True,
-                            env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join(sys.path)})
+def vectors(store, out, dtype):
+    torch.manual_seed(0)
+    encoder, store = BarcodeEncoder(BarcodeMAEConfig(k=4, hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2)).eval(), BarcodeStore.open(store)
+    embed_table(encoder, store, out, rows=store.rows('test_unseen', 'train'), shard=100, batch_size=32, compute=Compute(torch.device('cpu'), getattr(torch, dtype)))
 
 
-def finish(process):
-    said = process.communicate(timeout=300)[1]
-    assert process.returncode == 0, said
+def one_process(rank, work, args):
+    "The work of one process; `rank` says which of them it is, in the variables that torchrun sets."
+    os.environ.update(rank)
+    torch.set_num_threads(1)
+    work(*args)
+    torch.distributed.is_initialized() and torch.distributed.destroy_process_group()
 
 
-@pytest.fixture(scope='module')
-def program(tmp_path_factory):
-    path = tmp_path_factory.mktemp('program')/'program.py'
-    path.write_text(TRAIN)
-    return path
+@pytest.fixture
+def start(processes):
+    "`start(n, work, ...)` -> n processes that share the work."
+    def start(n, work, *args):
+        with socket.socket() as free:
+            free.bind(('127.0.0.1', 0))
+            where = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free.getsockname()[1]), WORLD_SIZE=str(n), LOCAL_WORLD_SIZE=str(n))
+        ranks = [where | dict(RANK=str(i), LOCAL_RANK=str(i)) for i in range(n)] if n > 1 else [{}]
+        several = [processes.Process(target=one_process, args=(rank, work, args)) for rank in ranks]
+        for process in several: process.start()
+        return several
+    return start
+
+
+def finish(several):
+    for process in several: process.join(300)
+    assert all(p.exitcode == 0 for p in several)
+
+
+def kill(several, when):
+    while not when():
+        assert all(p.is_alive() for p in several)
+        time.sleep(.002)
+    for process in several: process.kill()
+    for process in several: process.join()
 
 
 def lines(run): return [{n: v for n, v in json.loads(l).items() if 'second' not in n} for l in (run/'metrics.jsonl').read_text().splitlines()]
 
 
+def same_losses(one, two):
+    one, two = ([l['loss'] for l in lines(run) if 'loss' in l] for run in (one, two))
+    return len(one) == len(two) == 10 and max(abs(a - b) for a, b in zip(one, two)) < 1e-4
+
+
 @pytest.mark.parametrize('variant', ['mae', 'encoder_only'])
-def test_two_processes_learn_what_one_learns(store, program, tmp_path, variant):
-    runs = [start(program, n, store.path, tmp_path/f'{n}', variant, 0, 20) for n in (1, 2)]
-    for run in runs: finish(run)
-    one, two = ([l['loss'] for l in lines(tmp_path/n) if 'loss' in l] for n in '12')
-    assert len(one) == len(two) == 10 and max(abs(a - b) for a, b in zip(one, two)) < 1e-4
+def test_two_processes_learn_what_one_learns(store, start, tmp_path, variant):
+    for several in [start(n, learn, store.path, tmp_path/f'{n}', variant, 0, 20) for n in (1, 2)]: finish(several)
+    assert same_losses(tmp_path/'1', tmp_path/'2')
     assert json.loads((tmp_path/'2/record.json').read_text())['barcodes_seen'] == 180
 
 
-def test_two_processes_killed_and_continued(store, program, tmp_path):
+def test_by_torchrun(store, start, tmp_path):
+    finish(start(1, learn, store.path, tmp_path/'1', 'mae', 0, 20))
+    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', __file__, store.path, tmp_path/'2', 'mae', '0', '20'],
+                          capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join(sys.path)))
+    assert done.returncode == 0, done.stderr
+    assert same_losses(tmp_path/'1', tmp_path/'2')
+
+
+def test_two_processes_killed_and_continued(store, start, tmp_path):
     whole, broken = tmp_path/'whole', tmp_path/'broken'
-    finish(start(program, 2, store.path, whole, 'mae', .1, 40))
-    process = start(program, 2, store.path, broken, 'mae', .1, 40)
-    while not list((broken/'checkpoints').glob('step-*')):
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(.005)
-    for child in [*psutil.Process(process.pid).children(recursive=True), process]: child.kill()
-    process.wait(); process.stderr.close()
+    finish(start(2, learn, store.path, whole, 'mae', .1, 40))
+    kill(start(2, learn, store.path, broken, 'mae', .1, 40), lambda: list((broken/'checkpoints').glob('step-*')))
     assert not (broken/'record.json').exists()
-    finish(start(program, 2, store.path, broken, 'mae', .1, 40))
+    finish(start(2, learn, store.path, broken, 'mae', .1, 40))
     assert lines(whole) == lines(broken)
     for encoder in ('best', 'last'): assert (whole/encoder/'model.safetensors').read_bytes() == (broken/encoder/'model.safetensors').read_bytes()
-
-
-EMBED = '''
-import sys, torch
-from barcodemae.core import Compute
-from barcodemae.model import BarcodeEncoder, BarcodeMAEConfig
-from barcodemae.shards import embed_table
-from barcodemae.store import BarcodeStore
-store, out, dtype = sys.argv[1:]
-torch.manual_seed(0)
-encoder = BarcodeEncoder(BarcodeMAEConfig(k=4, hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2)).eval()
-store = BarcodeStore.open(store)
-embed_table(encoder, store, out, rows=store.rows('test_unseen', 'train'), shard=100, batch_size=32, compute=Compute(torch.device('cpu'), getattr(torch, dtype)))
-torch.distributed.is_initialized() and torch.distributed.destroy_process_group()
-'''
 
 
 def shards(folder): return {p.name: p.read_bytes() for p in folder.iterdir()}
@@ -93,19 +102,13 @@ def shards(folder): return {p.name: p.read_bytes() for p in folder.iterdir()}
 SLOW = probe_compute('cpu').dtype == torch.float32 # bfloat16 without matrix units takes a minute
 
 @pytest.mark.parametrize('dtype', ['float32', pytest.param('bfloat16', marks=pytest.mark.skipif(SLOW, reason='this processor is not quicker in bfloat16'))])
-def test_table_is_the_same_by_any_number_of_processes(store, tmp_path, dtype):
-    (tmp_path/'embed.py').write_text(EMBED)
+def test_table_is_the_same_by_any_number_of_processes(store, start, tmp_path, dtype):
     one, two = tmp_path/'one', tmp_path/'two'
-    finish(start(tmp_path/'embed.py', 1, store.path, one, dtype))
-    process = start(tmp_path/'embed.py', 2, store.path, two, dtype)
-    while len(list(two.glob('part-*'))) < 3:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(.002)
-    for child in [*psutil.Process(process.pid).children(recursive=True), process]: child.kill()      # killed in the middle
-    process.wait(); process.stderr.close()
+    finish(start(1, vectors, store.path, one, dtype))
+    kill(start(2, vectors, store.path, two, dtype), lambda: len(list(two.glob('part-*'))) >= 3)      # in the middle
     there = {p.name: p.stat().st_mtime_ns for p in two.glob('part-*')}
     assert 3 <= len(there) < len(shards(one)) - 1
-    finish(start(tmp_path/'embed.py', 2, store.path, two, dtype))
+    finish(start(2, vectors, store.path, two, dtype))
     assert {n: b for n, b in shards(two).items() if not n.startswith('.')} == shards(one)
     assert all((two/n).stat().st_mtime_ns == t for n, t in there.items())                            # what was there was not done again
 
@@ -113,3 +116,6 @@ def test_table_is_the_same_by_any_number_of_processes(store, tmp_path, dtype):
 def test_cluster_script_is_a_script():
     script = Path(__file__).parent.parent/'tools/slurm.sh'
     assert subprocess.run(['bash', '-n', script]).returncode == 0 and 'barcodemae.batch' in script.read_text()
+
+
+if __name__ == '__main__': one_process({}, learn, sys.argv[1:])

@@ -1,11 +1,11 @@
 """Guards for barcodemae.train: a killed run continues to the same bits, budgets, faults."""
-import functools, json, os, signal, subprocess, sys, time
+import functools, json, time
 from pathlib import Path
 
 import pytest, torch
 
 from barcodemae.core import Compute, InputError, find_dataset
-from barcodemae.store import prepare
+from barcodemae.store import BarcodeStore, prepare
 from barcodemae.presets import make_config
 from barcodemae.train import Batches, Run, Trainer, train
 
@@ -17,38 +17,29 @@ TINY = dict(hidden_size=16, decoder_hidden_size=16, batch_size=8, validations=2,
 def store(tmp_path_factory): return prepare(find_dataset('demo'), tmp_path_factory.mktemp('data')/'store')
 
 
-PROGRAM = '''
-import sys, torch
-from barcodemae.core import Compute
-from barcodemae.store import BarcodeStore
-from barcodemae.presets import make_config
-from barcodemae.train import train
-torch.set_num_threads(1)
-config = make_config('demo', variant=sys.argv[3], steps=60, checkpoint_steps=7, dropout=0.1, hidden_size=16, decoder_hidden_size=16, batch_size=8, validations=2, log_steps=2, registered=True)
-train(config, BarcodeStore.open(sys.argv[1]), sys.argv[2], Compute(torch.device('cpu'), torch.float32))
-'''
-
-
-def start(store, run, variant): return subprocess.Popen([sys.executable, '-c', PROGRAM, str(store.path), str(run), variant], stderr=subprocess.PIPE, text=True)
-
-
-def finish(process):
-    said = process.communicate(timeout=300)[1]
-    assert process.returncode == 0, said
+def learn(path, run, variant): # in a process of its own
+    torch.set_num_threads(1)
+    train(make_config('demo', variant=variant, steps=60, checkpoint_steps=7, dropout=.1, registered=True, **{**TINY, 'log_steps': 2}), BarcodeStore.open(path), run, CPU)
 
 
 @pytest.mark.parametrize('variant', ['mae', 'encoder_only'])
-def test_killed_run_ends_with_the_same_bits(store, tmp_path, variant):
+def test_killed_run_ends_with_the_same_bits(store, tmp_path, variant, processes):
     whole, broken = tmp_path/'whole', tmp_path/'broken'
-    straight = start(store, whole, variant)
+    def start(run):
+        process = processes.Process(target=learn, args=(store.path, run, variant))
+        process.start()
+        return process
+    straight = start(whole)
     for kill_after in (6, 18):                                    # killed twice, between checkpoints
-        process = start(store, broken, variant)
+        process = start(broken)
         while not (broken/'metrics.jsonl').exists() or len((broken/'metrics.jsonl').read_text().splitlines()) < kill_after:
-            assert process.poll() is None, process.stderr.read()
+            assert process.is_alive()
             time.sleep(.005)
-        process.send_signal(signal.SIGKILL); process.wait()
+        process.kill(); process.join()
         assert not (broken/'record.json').exists()
-    finish(start(store, broken, variant)); finish(straight)
+    for process in (start(broken), straight):
+        process.join(300)
+        assert process.exitcode == 0
     for encoder in ('best', 'last'):
         assert (whole/encoder/'model.safetensors').read_bytes() == (broken/encoder/'model.safetensors').read_bytes()
     lines = [[{n: v for n, v in json.loads(l).items() if 'second' not in n} for l in (run/'metrics.jsonl').read_text().splitlines()] for run in (whole, broken)]
