@@ -11,6 +11,7 @@ import argparse, configparser, ctypes, itertools, json, os, re, signal, subproce
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 import torch
+from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from .core import InputError, find_dataset, load_settings, write_json
 from .presets import PRESETS, TrainConfig
@@ -161,27 +162,29 @@ class Sweep:
     def ready(self, job): # nobody in this sweep is still to make what it needs
         return job.needs is None or job.needs.name in self.ended or job.needs.name not in {j.name for j in self.jobs}
 
-    def go(self) -> dict:
-        todo, free, working = [], list(self.places), []
-        for job in self.jobs:
-            if job_state(job, self.tell) == 'done': self.ended[job.name] = 'done before'
-            else: todo.append(job)
-        self.tell(f'sweep: {len(self.jobs)} runs, {len(self.ended)} done before, {len(self.places)} at a time')
-        try:
-            while todo or working:
-                while free and (job := next(filter(self.ready, todo), None)):
-                    todo.remove(job)
-                    job.folder.mkdir(parents=True, exist_ok=True)
-                    try: (lock := FileLock(job.folder/'sweep.lock')).acquire(timeout=0)
-                    except Timeout: self.ended[job.name] = 'elsewhere'; self.line(job, 'another sweep is at it'); continue
-                    working.append((job, start_job(job, place := free.pop(), self.notebooks), time.time(), place, lock))
-                for entry in [w for w in working if w[1].poll() is not None]:
-                    job, process, began, place, lock = entry
-                    working.remove(entry); free.append(place); todo += self.end(job, process, began) or []; lock.release()
-                time.sleep(.2)
-        finally:
-            for _, process, *_ in working: process.terminate()
-        return {state: [n for n, s in self.ended.items() if s == state] for state in sorted(set(self.ended.values()))}
+# %% ../nbs/10_sweep.ipynb #031a243d
+@patch
+def go(self:Sweep) -> dict: # state -> names
+    todo, free, working = [], list(self.places), []
+    for job in self.jobs:
+        if job_state(job, self.tell) == 'done': self.ended[job.name] = 'done before'
+        else: todo.append(job)
+    self.tell(f'sweep: {len(self.jobs)} runs, {len(self.ended)} done before, {len(self.places)} at a time')
+    try:
+        while todo or working:
+            while free and (job := next(filter(self.ready, todo), None)):
+                todo.remove(job)
+                job.folder.mkdir(parents=True, exist_ok=True)
+                try: (lock := FileLock(job.folder/'sweep.lock')).acquire(timeout=0)
+                except Timeout: self.ended[job.name] = 'elsewhere'; self.line(job, 'another sweep is at it'); continue
+                working.append((job, start_job(job, place := free.pop(), self.notebooks), time.time(), place, lock))
+            for entry in [w for w in working if w[1].poll() is not None]:
+                job, process, began, place, lock = entry
+                working.remove(entry); free.append(place); todo += self.end(job, process, began) or []; lock.release()
+            time.sleep(.2)
+    finally:
+        for _, process, *_ in working: process.terminate()
+    return {state: [n for n, s in self.ended.items() if s == state] for state in sorted(set(self.ended.values()))}
 
 # %% ../nbs/10_sweep.ipynb #8faa4143
 def preset_for(dataset:str) -> str:
