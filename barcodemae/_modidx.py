@@ -604,6 +604,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'barcodemae.sequences.read_sequences': ('sequences.html#read_sequences', 'barcodemae/sequences.py')},
             'barcodemae.shards': { 'barcodemae.shards._begin': ('shards.html#_begin', 'barcodemae/shards.py'),
                                    'barcodemae.shards._manifest': ('shards.html#_manifest', 'barcodemae/shards.py'),
+                                   'barcodemae.shards._mark': ('shards.html#_mark', 'barcodemae/shards.py'),
                                    'barcodemae.shards._path': ('shards.html#_path', 'barcodemae/shards.py'),
                                    'barcodemae.shards._write_shard': ('shards.html#_write_shard', 'barcodemae/shards.py'),
                                    'barcodemae.shards.embed_table': ('shards.html#embed_table', 'barcodemae/shards.py'),

@@ -41,7 +41,7 @@ MORE = dict(
     identify='Columns: query, best_hit (most alike reference), identity (percent), novel (the rank at which the query is new: species, genus, ... or nothing), then each rank with its confidence '
              '(0.9: right nine times in ten, also for species that are not in the reference), and novelty (probability that the species is not in the reference). A run that was killed goes on where it stood when -o is given.',
     embed='Columns: query and embedding, a vector of length 1; the cosine of two vectors says how related they are.',
-    cluster='Columns: query, cluster (1 is the largest), size.')
+    cluster='Columns: query, cluster (1 is the largest), size. Barcodes are compared that have 200 sites in common, or four fifths of the longer one.')
 
 # %% ../nbs/13_cli.ipynb #3518041b
 def parser() -> argparse.ArgumentParser:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from uuid import uuid4
 import numpy as np, torch
 from tqdm.std import tqdm
 import barcodemae
@@ -51,7 +52,7 @@ def _flush(path):
 
 def _move_onto(temp, path):
     "Move `temp` onto `path`; a folder that stands there is moved aside, then removed."
-    old = path.with_name(f'.old-{os.getpid()}-{path.name}')
+    old = path.with_name(f'.old-{uuid4().hex}-{path.name}')
     while True: # again, where another process puts its own folder there in between
         try: os.replace(temp, path); break
         except OSError as error:
@@ -76,8 +77,7 @@ def atomic_path(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(path)
-    temp = path.with_name(f'.tmp-{os.getpid()}-{path.name}')
-    _remove(temp)
+    temp = path.with_name(f'.tmp-{uuid4().hex}-{path.name}')     # process numbers are not unique on a disk that machines share
     try:
         yield temp
         _flush(temp)

@@ -84,7 +84,7 @@ def compiled(work):
     def run(*args):
         nonlocal fast
         try: return fast(*args)
-        except (torch._dynamo.exc.BackendCompilerFailed, torch._dynamo.exc.FailOnRecompileLimitHit) as e:
+        except (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit) as e: # an old graphics card, no compiler; too many shapes
             warnings.warn(f'{getattr(work, "__name__", work)} runs without being compiled: {e}'.splitlines()[0])
             fast = work
             return work(*args)

@@ -20,16 +20,24 @@ def _manifest(encoder, store, rows, shard, batch_size, compute):
     for name, w in encoder.state_dict().items(): weights.update(name.encode()); weights.update(w.detach().cpu().float().numpy().tobytes())
     return dict(encoder=weights.hexdigest(), k=encoder.config.k, width=encoder.config.hidden_size, pool_unknown=encoder.config.pool_unknown,
                 reference=encoder.config.reference, dataset=store.name, simulated=store.simulated, barcodes=len(rows),
-                rows=hashlib.sha256(np.asarray(rows, np.int64).tobytes()).hexdigest(), shard=shard, batch_size=batch_size,
+                rows=hashlib.sha256(np.asarray(rows, np.int64).tobytes()).hexdigest(), bases=_mark(store), shard=shard, batch_size=batch_size,
                 precision=str(compute.dtype).removeprefix('torch.'))
+
+def _mark(store): # of what is in it: every base
+    whole = hashlib.sha256()
+    with open(store.path/'bases.npy', 'rb') as f:
+        while piece := f.read(2**22): whole.update(piece)
+    return whole.hexdigest()
 
 def _begin(out, manifest):
     "Write the manifest, or check that the one that is there says the same."
     there, = broadcast_object_list([read_json(out/'manifest.json') if (out/'manifest.json').exists() else None])
-    if there is None and PartialState().is_main_process: write_json(out/'manifest.json', manifest)
+    if there is None and any(out.glob('part-*')): raise InputError('this folder holds embeddings without a manifest', file=out, mend='give another folder, or remove this one')
     if there not in (None, manifest):
         other = [n for n in manifest if there.get(n) != manifest[n]]
-        raise InputError(f"this folder holds embeddings with another {', '.join(other)}", file=out/'manifest.json', mend='give another folder, or remove this one')
+        raise InputError(f"this folder holds embeddings with another {', '.join(other)}", file=out, mend='give another folder, or remove this one')
+    PartialState().wait_for_everyone()
+    if there is None and PartialState().is_main_process: write_json(out/'manifest.json', manifest)
 
 # %% ../nbs/05c_shards.ipynb #412072ee
 def _path(out, i): return out/f'part-{i:06d}.parquet'

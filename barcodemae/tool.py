@@ -63,6 +63,7 @@ def fit(run, dataset, out, device=None, quiet=False) -> Model: # folder of a run
 FORMATS = ('tsv', 'json', 'parquet')
 
 def _kind(out, form): # the format that is meant
+    if out and Path(out).is_dir(): raise InputError('this is a folder', file=out, mend='name a file in it')
     form = form or {'.parquet': 'parquet', '.json': 'json'}.get(Path(out).suffix if out else '', 'tsv')
     if form not in FORMATS: raise InputError('no such format', record=form, mend=f"choose one of {', '.join(FORMATS)}")
     if form == 'parquet' and not out: raise InputError('Parquet goes into a file', mend='name one with -o')
@@ -70,6 +71,7 @@ def _kind(out, form): # the format that is meant
 
 def _text(frame, form, first): # a piece as text; JSON pieces make one list together
     if form == 'tsv': return frame.write_csv(separator='\t', include_header=first)
+    frame = frame.with_columns(pl.selectors.float().fill_nan(None))                  # JSON has no NaN
     return ('[\n' if first else ',\n' if len(frame) else '') + ',\n'.join(json.dumps(row) for row in frame.iter_rows(named=True))
 
 def _write_text(frames, form, write): # frames: at least one
@@ -150,18 +152,21 @@ def embed_file(query, out=None, form=None, model=None, strict=False, device=None
     return faults
 
 # %% ../nbs/12e_tool.ipynb #9bdbf916
-def link(model:Model, registered:np.ndarray, distance:float=.022, neighbours:int=64, block:int=1024) -> np.ndarray: # (N, 660) -> (N,) cluster numbers from 0
-    "Single linkage of barcodes that differ at most by `distance`, among the nearest by embedding; at least 200 sites in common."
-    N, vectors, bits = len(registered), torch.from_numpy(model.vectors(registered)), model.bits(registered)
-    pairs = []
+def link(model:Model, registered:np.ndarray, distance:float=.022, neighbours:int=64) -> np.ndarray: # (N, 660) -> (N,) cluster numbers from 0
+    "Single linkage of barcodes that differ at most by `distance`, among the nearest different ones by embedding; 200 sites in common, or four fifths of the longer barcode."
+    distinct, back = np.unique(registered, axis=0, return_inverse=True)
+    N, vectors, bits, known = len(distinct), torch.from_numpy(model.vectors(distinct)), model.bits(distinct), (distinct < 4).sum(1)
+    pairs, block = [], max(1, min(1024, 2**26 // N))                                # the cosines of a block take 256 MB at most
     for begin in range(0, N, block):
         near = (vectors[begin:begin + block] @ vectors.T).topk(min(neighbours, N), 1).indices.numpy()
         for i in range(0, len(near), 64):
-            x = site_features(bits[begin + i:begin + i + 64][:, None][:len(near[i:i + 64])], bits[near[i:i + 64]])
-            row, column = np.nonzero((x[..., 6] <= distance) & (x[..., 7] * WIDTH >= 200))
-            pairs.append(np.stack([begin + i + row, near[i:i + 64][row, column]]))
+            row, column = np.arange(begin + i, begin + i + len(near[i:i + 64])), near[i:i + 64]
+            x, longer = site_features(bits[row][:, None], bits[column]), np.maximum(known[row][:, None], known[column])
+            a, b = np.nonzero((x[..., 6] <= distance) & (x[..., 7] * WIDTH + .5 >= np.minimum(200, .8 * longer)))
+            pairs.append(np.stack([row[a], column[a, b]]))
     row, column = np.concatenate(pairs, 1)
-    return connected_components(sparse.coo_matrix((np.ones(len(row), bool), (row, column)), (N, N)), directed=False)[1]
+    groups = connected_components(sparse.coo_matrix((np.ones(len(row), bool), (row, column)), (N, N)), directed=False)[1][back.ravel()]
+    return np.unique(groups, return_index=True)[1].argsort().argsort()[groups]      # numbered as they appear
 
 # %% ../nbs/12e_tool.ipynb #316a8a51
 def cluster(query, out=None, form=None, number=None, distance=.022, model=None, strict=False, device=None, quiet=False) -> Faults:
@@ -194,7 +199,7 @@ def plot(query, out, reference=None, model=None, strict=False, device=None, quie
     for package in ('plotly', 'openTSNE'):
         if not find_spec(package): raise InputError(f'{package} is not installed', mend='pip install "barcodemae[plot]"')
     from openTSNE import TSNE
-    faults = Faults(strict)
+    _kind(out, 'tsv'); faults = Faults(strict)
     with _opened(reference, model, device, quiet) if reference else nullcontext(SimpleNamespace(model=Model(model, _device(device)))) as known:
         names, registered = _read_all(query, known.model, faults, quiet)
         if reference:

@@ -47,7 +47,8 @@ class Trainer:
         precision = {torch.bfloat16: 'bf16', torch.float16: 'fp16'}.get(compute.dtype, 'no')
         self.accelerator = Accelerator(cpu=compute.device.type == 'cpu', mixed_precision=precision)
         torch.manual_seed(config.seed)
-        rows = np.concatenate([store.rows(s) for s in ('pretrain', 'other_heldout') if s in store.splits or s == 'pretrain'])
+        parts = ['(none)'] if set(store.splits) == {'(none)'} else [s for s in ('pretrain', 'other_heldout') if s in store.splits or s == 'pretrain'] # data without partitions: all of it
+        rows = np.concatenate([store.rows(s) for s in parts])
         self.reference = None
         if config.registered: self.reference = consensus(store.bases[np.sort(np.random.default_rng(config.seed).permutation(rows)[:4000])])
         self.reference, = broadcast_object_list([self.reference])
@@ -136,11 +137,12 @@ class RunFolder:
     def __init__(self, path, config:TrainConfig):
         self.path, self.config, self.writes = Path(path), asdict(config), PartialState().is_main_process
         there, = broadcast_object_list([read_json(self.path/'config.json') if (self.path/'config.json').exists() else None])
-        if there is None: self.put('config.json', self.config)
+        if there is None:
+            if any((self.path/n).exists() for n in ('record.json', 'checkpoints')): raise InputError('this folder holds a run without its config.json', file=self.path, mend='give another run_dir, or remove this folder')
+            PartialState().wait_for_everyone(); self.put('config.json', self.config)
         elif (there := asdict(type(config)()) | there) != self.config:                      # settings that came later have their defaults
             new = {n: v for n, v in self.config.items() if there.get(n) != v}
-            raise InputError(f'this folder holds a run with other settings than {new}', file=self.path/'config.json',
-                             mend='give another run_dir, or remove this one')
+            raise InputError(f'this folder holds a run with other settings than {new}', file=self.path, mend='give another run_dir, or remove this folder')
 
     def put(self, name, values):
         if self.writes: write_json(self.path/name, values)
@@ -198,8 +200,8 @@ class Run:
         self.trainer.accelerator.wait_for_everyone()
         self.folder.forget_after(self.state['step'])
         self.board = _tensorboard(self.folder.path/'tensorboard', self.state['step']) if self.folder.writes else None
-        held_out = next((s for s in ('val', 'val_unseen', 'train') if s in store.splits), 'pretrain')
-        self.held_out = np.array(store.bases[store.rows(held_out)[:512]])
+        held_out = next((store.rows(s) for s in ('val', 'val_unseen', 'train') if s in store.splits), self.trainer.batches.rows)
+        self.held_out = np.array(store.bases[held_out[:512]])
 
 # %% ../nbs/04_train.ipynb #3099b614
 @patch

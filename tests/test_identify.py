@@ -198,6 +198,26 @@ def test_reference_from_a_file(world):
     hits = pl.read_csv(world['place']/'file.tsv', separator='\t')
     assert (hits['genus'] == s.labels('genus', world['rows'])).mean() > .9
 
+def test_many_copies_and_short_barcodes_are_grouped(world):
+    a, far = world['model'].on_gene(pack([world['barcodes'][0], next(b for b, s in zip(world['barcodes'], world['store'].labels('genus', world['rows'])) if s != world['store'].labels('genus', world['rows'])[0])]))
+    b = a.copy(); b[300] = (a[300] + 1) % 4
+    link = lambda rows: tool.link(world['model'], np.array(rows)).tolist()
+    assert set(link([a] * 100 + [b] * 100)) == {0}
+    def cut(x, n): short = np.full_like(x, 5); short[200:200 + n] = x[200:200 + n]; return short
+    assert link([cut(a, 130), cut(b, 130), cut(a, 120), cut(far, 130)]) == [0, 0, 0, 1]
+    chimera = far.copy(); chimera[200:330] = a[200:330]                  # a short barcode fits both, and does not tie them
+    groups = link([a, chimera, cut(a, 130)])
+    assert groups[0] != groups[1]
+
+def test_json_is_json_and_a_folder_is_no_file(world, capsys):
+    s = world['store']; rows = s.rows('train')[:300]
+    (world['place']/'genera.fasta').write_text(''.join(f'>{i};tax=g:{g}\n{b}\n' for i, (g, b) in enumerate(zip(s.labels('genus', rows), s.sequences(rows)))))
+    assert run(world, 'identify', 'q.fasta', '--reference', 'genera.fasta', '--model', 'model', '-o', 'genera.json', '--quiet') == 0
+    def refuse(constant): raise AssertionError(constant)
+    assert len(json.loads((world['place']/'genera.json').read_text(), parse_constant=refuse)) == 40
+    (world['place']/'folder').mkdir()
+    assert run(world, 'identify', 'q.fasta', '--reference', 'reference', '--model', 'model', '-o', 'folder', '--quiet') == 1 and 'folder' in capsys.readouterr().err
+
 def test_embed_cluster_plot(world):
     for form in ('tsv', 'json', 'parquet'): assert run(world, 'embed', 'q.fasta', '-o', f'v.{form}', '--model', 'model', '--quiet') == 0
     v = pl.read_parquet(world['place']/'v.parquet')['embedding'].to_numpy()

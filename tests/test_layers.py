@@ -111,8 +111,9 @@ def test_other_devices_stay_as_they_are():
     assert net.config._attn_implementation != 'two_products' and not any(isinstance(m, ByteDropout) for m in net.modules())
 
 
-def test_what_cannot_be_compiled_runs_as_it_was(monkeypatch):
-    def broken(graph, inputs): raise OSError('no compiler')
+@pytest.mark.parametrize('error', [OSError('no compiler'), torch._inductor.exc.TritonMissing(None)])
+def test_what_cannot_be_compiled_runs_as_it_was(monkeypatch, error):
+    def broken(graph, inputs): raise error
     real = torch.compile
     monkeypatch.setattr(torch, 'compile', lambda f, **options: real(f, backend=broken, **options))
     double = compiled(lambda x: 2 * x)

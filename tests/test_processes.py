@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest, torch
 
-from barcodemae.core import Compute, find_dataset, probe_compute
+from barcodemae.core import Compute, InputError, find_dataset, probe_compute
+from barcodemae.knn import untrained_encoder
 from barcodemae.model import BarcodeEncoder, BarcodeMAEConfig
 from barcodemae.presets import make_config
 from barcodemae.shards import embed_table
@@ -44,7 +45,7 @@ def start(processes):
             free.bind(('127.0.0.1', 0))
             where = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free.getsockname()[1]), WORLD_SIZE=str(n), LOCAL_WORLD_SIZE=str(n))
         ranks = [where | dict(RANK=str(i), LOCAL_RANK=str(i)) for i in range(n)] if n > 1 else [{}]
-        several = [processes.Process(target=one_process, args=(rank, work, args)) for rank in ranks]
+        several = [processes.Process(target=one_process, args=(rank, work, args), daemon=True) for rank in ranks]
         for process in several: process.start()
         return several
     return start
@@ -56,8 +57,9 @@ def finish(several):
 
 
 def kill(several, when):
+    deadline = time.monotonic() + 300
     while not when():
-        assert all(p.is_alive() for p in several)
+        assert all(p.is_alive() for p in several) and time.monotonic() < deadline
         time.sleep(.002)
     for process in several: process.kill()
     for process in several: process.join()
@@ -111,6 +113,19 @@ def test_table_is_the_same_by_any_number_of_processes(store, start, tmp_path, dt
     finish(start(2, vectors, store.path, two, dtype))
     assert {n: b for n, b in shards(two).items() if not n.startswith('.')} == shards(one)
     assert all((two/n).stat().st_mtime_ns == t for n, t in there.items())                            # what was there was not done again
+
+
+def test_tables_are_not_mixed(store, tmp_path):
+    some = store.sequences(range(60))
+    def other(barcodes): # each time by the same name
+        (tmp_path/'my.fasta').write_text(''.join(f'>{i}\n{b}\n' for i, b in enumerate(barcodes)))
+        return prepare(tmp_path/'my.fasta', tmp_path/'store').path
+    vectors_of = lambda barcodes: embed_table(untrained_encoder(BarcodeMAEConfig(k=4, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1)),
+                                              BarcodeStore.open(other(barcodes)), tmp_path/'out', compute=Compute(torch.device('cpu'), torch.float32))
+    vectors_of(some)
+    with pytest.raises(InputError, match='another bases'): vectors_of([b[::-1] for b in some])
+    (tmp_path/'out/manifest.json').unlink()
+    with pytest.raises(InputError, match='without a manifest'): vectors_of(some)
 
 
 def test_cluster_script_is_a_script():

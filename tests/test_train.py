@@ -26,14 +26,14 @@ def learn(path, run, variant): # in a process of its own
 def test_killed_run_ends_with_the_same_bits(store, tmp_path, variant, processes):
     whole, broken = tmp_path/'whole', tmp_path/'broken'
     def start(run):
-        process = processes.Process(target=learn, args=(store.path, run, variant))
+        process = processes.Process(target=learn, args=(store.path, run, variant), daemon=True)
         process.start()
         return process
     straight = start(whole)
     for kill_after in (6, 18):                                    # killed twice, between checkpoints
-        process = start(broken)
+        process, deadline = start(broken), time.monotonic() + 300
         while not (broken/'metrics.jsonl').exists() or len((broken/'metrics.jsonl').read_text().splitlines()) < kill_after:
-            assert process.is_alive()
+            assert process.is_alive() and time.monotonic() < deadline
             time.sleep(.005)
         process.kill(); process.join()
         assert not (broken/'record.json').exists()
@@ -60,6 +60,14 @@ def test_folder_of_another_run(store, tmp_path):
     before = (tmp_path/'last/model.safetensors').read_bytes()
     with pytest.raises(InputError, match='run_dir'): train(make_config('demo', steps=2, seed=1, **TINY), store, tmp_path, CPU)
     assert (tmp_path/'last/model.safetensors').read_bytes() == before
+    (tmp_path/'config.json').unlink()
+    with pytest.raises(InputError, match='without its config'): train(make_config('demo', steps=2, seed=1, **TINY), store, tmp_path, CPU)
+
+
+def test_barcodes_without_names_or_partitions(store, tmp_path):
+    (tmp_path/'mine.fasta').write_text(''.join(f'>{i}\n{b}\n' for i, b in enumerate(store.sequences(range(40)))))
+    nameless = prepare(tmp_path/'mine.fasta', tmp_path/'store')
+    assert train(make_config('demo', steps=2, **{**TINY, 'registered': True}), nameless, tmp_path/'run', CPU)['barcodes_seen'] == 16
 
 
 def test_budgets(store, tmp_path):
