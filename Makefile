@@ -28,7 +28,7 @@ setup: .venv/.installed
 demo: setup
 	@mkdir -p $(RUN)
 	@echo "demo: running nbs/04_train.ipynb on data/demo_barcodes.csv.gz (its first lines come in about 20 seconds)"
-	@$(BIN)/papermill nbs/04_train.ipynb $(RUN)/04_train.ipynb -p preset demo -p dataset demo \
+	@$(BIN)/papermill nbs/04_train.ipynb $(RUN)/04_train.ipynb -p preset demo -p dataset demo -p run_dir "$(CURDIR)/$(RUN)" \
 	    --no-progress-bar --stdout-file - --stderr-file -
 	@echo "demo: the executed notebook is $(RUN)/04_train.ipynb; its results:"
 	@$(PY) -m barcodemae.report $(RUN)
@@ -43,7 +43,7 @@ lab: setup
 benchmark: setup
 	@mkdir -p $(BENCHMARK)
 	@echo "benchmark: running nbs/experiments/benchmark.ipynb; a run that was interrupted continues"
-	@$(BIN)/papermill nbs/experiments/benchmark.ipynb $(BENCHMARK)/benchmark.ipynb --no-progress-bar --stdout-file - --stderr-file -
+	@$(BIN)/papermill nbs/experiments/benchmark.ipynb $(BENCHMARK)/benchmark.ipynb -p run_dir "$(CURDIR)/$(BENCHMARK)" --no-progress-bar --stdout-file - --stderr-file -
 	@echo "benchmark: the executed notebook is $(BENCHMARK)/benchmark.ipynb; its results:"
 	@$(PY) tools/benchmark.py table $(BENCHMARK)/results.json
 
@@ -62,10 +62,10 @@ paper: setup
 # models are trained that are not there yet; systems that were asked before are skipped, those without weights or program are told by name
 leaderboard: setup
 	@dataset=$${DATASET:-$$($(PY) -c 'from barcodemae.core import load_settings; print(load_settings().dataset)')}; name=$$(basename "$$dataset"); \
-	    place=runs/leaderboard/$$name; mkdir -p "$$place"; failed=0; \
+	    runs=$$($(PY) -c 'from barcodemae.core import load_settings; print(load_settings().runs)'); place=runs/leaderboard/$$name; mkdir -p "$$place"; failed=0; \
 	    $(PY) -m barcodemae.sweep table1 architectures --dataset "$$dataset" || failed=1; \
 	    $(PY) -m barcodemae.cnn "$$place/cnn" --dataset "$$dataset" --epochs 5 || failed=1; \
-	    $(PY) -m barcodemae.bench --dataset "$$dataset" --runs $$($(PY) -m barcodemae.sweep table1 architectures --dataset "$$dataset" --list | sed -n "s|^done *|runs/grids/$$name/|p") --cnn "$$place/cnn" || failed=1; \
+	    $(PY) -m barcodemae.bench --dataset "$$dataset" --runs $$($(PY) -m barcodemae.sweep table1 architectures --dataset "$$dataset" --list | sed -n "s|^done *|$$runs/grids/$$name/|p") --cnn "$$place/cnn" || failed=1; \
 	    $(BIN)/papermill nbs/experiments/leaderboard.ipynb "$$place/leaderboard.ipynb" -p dataset "$$dataset" -p kept "$(CURDIR)/$$place/leaderboard.json" --no-progress-bar || failed=1; \
 	    echo "leaderboard: $$place/leaderboard.ipynb, its figure is in figures"; exit $$failed
 

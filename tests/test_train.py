@@ -107,7 +107,7 @@ def test_every_barcode_once_an_epoch():
 
 
 @pytest.mark.parametrize('preset, changes', [('nothing', {}), ('demo', dict(layer=2)), ('demo', dict(variant='bert')), ('demo', dict(steps=-1)),
-                                             ('demo', dict(batch_size=-1)), ('demo', dict(k=12)), ('demo', dict(optimizer='sgd'))])
+                                             ('demo', dict(batch_size=-1)), ('demo', dict(k=12)), ('demo', dict(optimizer='sgd')), ('demo', dict(minutes='ten'))])
 def test_settings_that_make_no_sense(preset, changes):
     with pytest.raises(InputError, match='Mend'): make_config(preset, **changes)
 
