@@ -104,9 +104,8 @@ def _train(a): # the notebook where it is at hand, else the functions that it ca
     from barcodemae.store import load_dataset
     from barcodemae.train import train
     def value(text): # as papermill reads it
-        if text in ('True', 'False', 'None'): return {'True': True, 'False': False, 'None': None}[text]
         try: return json.loads(text)
-        except ValueError: return text
+        except ValueError: return {'True': True, 'False': False, 'None': None}.get(text, text)
     config = make_config(settings.pop('preset'), **{n: value(v) for n, v in settings.items()})
     store = load_dataset(config.dataset)
     train(config, store, a.out)

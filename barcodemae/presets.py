@@ -76,7 +76,7 @@ def make_config(preset:str, # a name in `PRESETS`
         raise InputError('no such setting', record=', '.join(unknown), mend=f"the settings are {', '.join(sorted(known))}")
     budget = {} if not {'epochs', 'steps', 'minutes'} & set(changes) else dict(steps=None, minutes=None)
     config = TrainConfig(**{'preset': preset, **PRESETS[preset], **budget, **changes})
-    if words := [n for n in ('batch_size', 'epochs', 'minutes', 'steps', 'learning_rate', 'seed') if isinstance(getattr(config, n), str)]:
+    if words := [f.name for f in fields(config) if f.type is not str and isinstance(getattr(config, f.name), str)]:
         raise InputError(f'{getattr(config, words[0])!r} is no number', record=words[0], mend='correct the setting')
     if min(n for n in (config.batch_size, config.epochs, config.minutes) if n is not None) <= 0 or (config.steps or 0) < 0:
         raise InputError('batch size and budget must be above zero (0 steps leave the encoder untrained)', record=preset, mend='correct the setting')

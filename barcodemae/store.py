@@ -123,33 +123,34 @@ def _join(parts, out):
 
 # %% ../nbs/01c_store.ipynb #6187b41d
 def _write_rows(files, temp, config, bar):
-    "Stream `files` into bases.npy, lengths.npy and table.arrow under `temp`; the `CleanReport`."
+    "Stream `files` into bases.npy, lengths.npy and table.arrow under `temp`; the `CleanReport`, and a mark of all bases."
     done = (lambda n: bar.update(n - bar.n)) if bar is not None else (lambda n: None) # a tqdm bar is false before it has moved
-    cleaner, lengths, parts = Cleaner(config), [], temp/'parts'
+    cleaner, mark, lengths, parts = Cleaner(config), hashlib.sha256(), [], temp/'parts'
     parts.mkdir()
     with open(temp/'bases.npy', 'wb') as f:
         _write_header(f, 0)
         for i, frame in enumerate(read_batches(files, done=done)):
             frame = cleaner(frame)
-            f.write(pack(frame['dna_barcode'])) # (n, 660)
+            packed = pack(frame['dna_barcode']) # (n, 660)
+            f.write(packed); mark.update(packed)
             lengths.append(frame['dna_barcode'].str.len_bytes().to_numpy().astype(np.uint16))
             frame.drop('dna_barcode').write_ipc(parts/f'{i:06}.arrow')
         report = cleaner.report()
         _write_header(f, report.kept)
     np.save(temp/'lengths.npy', np.concatenate(lengths)) # (N,)
     _join(parts, temp/'table.arrow')
-    return report
+    return report, mark.hexdigest()
 
 # %% ../nbs/01c_store.ipynb #e6ba0616
 def _name(files):
     "Short name of a data set: that of its file, or of the folder of its files."
     return (files[0] if len(files) == 1 else files[0].absolute().parent).name.split('.')[0]
 
-def _meta(files, config, report, table):
+def _meta(files, config, report, mark, table):
     "What meta.json holds."
     published = known_dataset(files[0])
     simulated = table.select(pl.col('dna_bin').str.starts_with('SIM:').any()).collect().item()
-    return dict(name=_name(files), source=str(files[0] if len(files) == 1 else files[0].parent), simulated=simulated, barcodes=report.kept,
+    return dict(name=_name(files), source=str(files[0] if len(files) == 1 else files[0].parent), simulated=simulated, barcodes=report.kept, bases=mark,
         config=dataclasses.asdict(config), report=dataclasses.asdict(report), published=published,
         partitions=count_partitions(table, published).to_dicts())
 
@@ -160,9 +161,9 @@ def _write(files, out, config):
     bar = progress(total=size, desc=f'preparing {_name(files)}', unit='B') if size > 2**21 else nullcontext()
     with atomic_path(out) as temp, bar as bar:
         temp.mkdir()
-        try: report = _write_rows(files, temp, config, bar)
+        try: report, mark = _write_rows(files, temp, config, bar)
         except InputError as e: raise InputError(e.message, file=e.file or files[0], record=e.record, mend=e.mend) from e.__cause__
-        write_json(temp/'meta.json', _meta(files, config, report, pl.scan_ipc(temp/'table.arrow')))
+        write_json(temp/'meta.json', _meta(files, config, report, mark, pl.scan_ipc(temp/'table.arrow')))
 
 def _lock(out):
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -186,7 +187,7 @@ def prepare(
 def _cached(files, config):
     "Folder of the store in the cache."
     marks = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    key = json.dumps([marks, dataclasses.asdict(config), WIDTH, 2]) # 2: layout of the store
+    key = json.dumps([marks, dataclasses.asdict(config), WIDTH, 3]) # 3: layout of the store
     return load_settings().cache/'stores'/f'{_name(files)}-{hashlib.sha256(key.encode()).hexdigest()[:10]}'
 
 def load_dataset(

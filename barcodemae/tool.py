@@ -62,8 +62,11 @@ def fit(run, dataset, out, device=None, quiet=False) -> Model: # folder of a run
 # %% ../nbs/12e_tool.ipynb #1fe1cca2
 FORMATS = ('tsv', 'json', 'parquet')
 
-def _kind(out, form): # the format that is meant
+def _no_folder(out):
     if out and Path(out).is_dir(): raise InputError('this is a folder', file=out, mend='name a file in it')
+
+def _kind(out, form): # the format that is meant
+    _no_folder(out)
     form = form or {'.parquet': 'parquet', '.json': 'json'}.get(Path(out).suffix if out else '', 'tsv')
     if form not in FORMATS: raise InputError('no such format', record=form, mend=f"choose one of {', '.join(FORMATS)}")
     if form == 'parquet' and not out: raise InputError('Parquet goes into a file', mend='name one with -o')
@@ -162,7 +165,7 @@ def link(model:Model, registered:np.ndarray, distance:float=.022, neighbours:int
         for i in range(0, len(near), 64):
             row, column = np.arange(begin + i, begin + i + len(near[i:i + 64])), near[i:i + 64]
             x, longer = site_features(bits[row][:, None], bits[column]), np.maximum(known[row][:, None], known[column])
-            a, b = np.nonzero((x[..., 6] <= distance) & (x[..., 7] * WIDTH + .5 >= np.minimum(200, .8 * longer)))
+            a, b = np.nonzero((x[..., 6] <= distance) & ((x[..., 7] * WIDTH).round() >= np.minimum(200, .8 * longer)))
             pairs.append(np.stack([row[a], column[a, b]]))
     row, column = np.concatenate(pairs, 1)
     groups = connected_components(sparse.coo_matrix((np.ones(len(row), bool), (row, column)), (N, N)), directed=False)[1][back.ravel()]
@@ -199,7 +202,7 @@ def plot(query, out, reference=None, model=None, strict=False, device=None, quie
     for package in ('plotly', 'openTSNE'):
         if not find_spec(package): raise InputError(f'{package} is not installed', mend='pip install "barcodemae[plot]"')
     from openTSNE import TSNE
-    _kind(out, 'tsv'); faults = Faults(strict)
+    _no_folder(out); faults = Faults(strict)
     with _opened(reference, model, device, quiet) if reference else nullcontext(SimpleNamespace(model=Model(model, _device(device)))) as known:
         names, registered = _read_all(query, known.model, faults, quiet)
         if reference:

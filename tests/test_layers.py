@@ -37,9 +37,11 @@ def test_quickened_model_learns_the_same(variant, theirs):
     assert torch.allclose(a, b, atol=1e-6) and all(torch.allclose(x, y, atol=1e-6) for x, y in zip(slopes_a, slopes_b))
 
 
+@pytest.mark.filterwarnings('error:.*without being compiled')
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_layers_of_a_graphics_card_are_captured_in_one_piece(variant, monkeypatch):
     "With transformers' own attention and dropout, in both precisions; `fullgraph` fails where a graph would break."
+    torch._dynamo.reset()                                                                            # shapes of other tests count too
     monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend='aot_eager'))
     net = BarcodeMAEForPreTraining(BarcodeMAEConfig(**{**SMALL, 'num_hidden_layers': 1, 'hidden_dropout_prob': .1, 'attention_probs_dropout_prob': .1}, variant=variant))
     ids, mask = batch()
