@@ -20,7 +20,7 @@ def _manifest(encoder, store, rows, shard, batch_size, compute):
     for name, w in encoder.state_dict().items(): weights.update(name.encode()); weights.update(w.detach().cpu().float().numpy().tobytes())
     return dict(encoder=weights.hexdigest(), k=encoder.config.k, width=encoder.config.hidden_size, pool_unknown=encoder.config.pool_unknown,
                 reference=encoder.config.reference, dataset=store.name, simulated=store.simulated, barcodes=len(rows),
-                rows=hashlib.sha256(np.asarray(rows, np.int64).tobytes()).hexdigest(), bases=store.meta['bases'], shard=shard, batch_size=batch_size,
+                rows=hashlib.sha256(np.asarray(rows, np.int64).tobytes()).hexdigest(), bases=store.meta.get('bases'), shard=shard, batch_size=batch_size,
                 precision=str(compute.dtype).removeprefix('torch.'))
 
 def _begin(out, manifest):
