@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from .core import InputError
 from .hyena import HyenaDNA, LetterModel
 from .mamba import BarcodeMamba, Caduceus, Mamba
-from .model import VARIANTS, BarcodeEncoder, PreTrainingOutput, guess, hide, random_masking
+from .model import VARIANTS, BarcodeEncoder, BarcodeMAEForPreTraining, PreTrainingOutput, guess, hide, random_masking
 from .tokenizer import FIRST_KMER, MAX_LENGTH, KmerTokenizer, check_k, pad_id
 
 # %% ../nbs/03a_architectures.ipynb #b040d494
@@ -80,6 +80,7 @@ class SequenceEncoder(PreTrainedModel):
 class SequenceForPreTraining(PreTrainedModel):
     "Encoder and k-mer head, trained by the objective of its architecture."
     config_class, base_model_prefix, main_input_name = SequenceConfig, 'encoder', 'input_ids'
+    loss_block = BarcodeMAEForPreTraining.loss_block
 
     def __init__(self, config):
         super().__init__(config)
@@ -93,11 +94,11 @@ class SequenceForPreTraining(PreTrainedModel):
         if self.config.variant != 'caduceus':
             states, target = self.encoder(input_ids).last_hidden_state[:, :-1], input_ids[:, 1:]
             known = (target >= FIRST_KMER) & attention_mask[:, 1:].bool()
-            return guess(states, self.head, (target - FIRST_KMER).masked_fill(~known, -100), with_logits)
+            return guess(states, self.head, (target - FIRST_KMER).masked_fill(~known, -100), with_logits, self.loss_block)
         m = masking or random_masking(input_ids, attention_mask, self.config.mask_ratio)
         states = self.encoder(hide(input_ids, m)).last_hidden_state
         labels = (input_ids.gather(1, m.masked) - FIRST_KMER).masked_fill(~m.masked_used, -100)
-        return guess(states.gather(1, m.masked[..., None].expand(-1, -1, states.shape[-1])), self.head, labels, with_logits)
+        return guess(states.gather(1, m.masked[..., None].expand(-1, -1, states.shape[-1])), self.head, labels, with_logits, self.loss_block)
 
 # %% ../nbs/03a_architectures.ipynb #377973f7
 AutoConfig.register('barcodemae_sequence', SequenceConfig)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['IN_TEST', 'InputError', 'atomic_path', 'write_json', 'read_json', 'Settings', 'load_settings', 'find_dataset',
-           'seed_everything', 'matmul_gflops', 'Compute', 'probe_compute', 'keep_memory', 'progress', 'machine_record']
+           'seed_everything', 'wait_for', 'matmul_gflops', 'Compute', 'probe_compute', 'keep_memory', 'progress',
+           'machine_record']
 
 # %% ../nbs/00_core.ipynb #dec90736
 import configparser, ctypes, errno, functools, json, os, platform, random, shutil, subprocess, sys, time, warnings
@@ -193,6 +194,12 @@ def seed_everything(
     random.seed(seed); np.random.seed(seed); torch.manual_seed(seed)
 
 # %% ../nbs/00_core.ipynb #59ad669e
+def wait_for(
+    device, # torch device; only a CUDA GPU works on while the program goes on
+):
+    "Return once the device has done what it was given: before a clock is read."
+    if torch.device(device).type == 'cuda': torch.cuda.synchronize(device)
+
 def matmul_gflops(
     device, # 'cpu', 'cuda', ...
     dtype, # torch dtype of the matrices
@@ -201,13 +208,12 @@ def matmul_gflops(
 ) -> float:
     "Measured speed of an (n, n) @ (n, n) product in 10^9 floating-point operations per second; the best of several."
     device = torch.device(device)
-    x = torch.ones(n, n, device=device, dtype=dtype) # (n, n)
-    wait = torch.cuda.synchronize if device.type == 'cuda' else lambda: None
-    x @ x; wait() # warm up
+    x = torch.randn(n, n, device=device).to(dtype) # (n, n); a GPU multiplies zeros and ones faster
+    x @ x; wait_for(device) # warm up
     best, end = float('inf'), time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()
-        x @ x; wait()
+        x @ x; wait_for(device)
         best = min(best, time.perf_counter() - start)
     return 2*n**3/best/1e9
 
@@ -244,6 +250,9 @@ def probe_compute(
     except (RuntimeError, AssertionError, NotImplementedError) as e:
         raise InputError(f'this device cannot be used here ({str(e).partition(chr(10))[0]})', record=f'device {device}',
             mend='set device = auto or cpu, in settings.ini or BARCODEMAE_DEVICE') from None
+    if device.type == 'cuda':
+        if device.index is not None: torch.cuda.set_device(device)      # libraries that know no other than the current one
+        torch.backends.cuda.enable_cudnn_sdp(False)                     # coarse dropout, NaN gradients in some shapes (torch 2.11)
     return Compute(device, _measured_dtype(device))
 
 # %% ../nbs/00_core.ipynb #f4e94e42

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 import copy, shutil, time
 import numpy as np, torch
-from accelerate import Accelerator
+from accelerate import PartialState
 from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -22,7 +22,7 @@ from .register import register
 from .layers import quicken
 from .model import BarcodeEncoder, BarcodeMAEForPreTraining, guess, random_masking
 from .architectures import load_encoder
-from .train import Batches, RunFolder, seed_step
+from .train import Batches, RunFolder, accelerator_on, seed_step
 from .knn import query_rows, score
 from .probe import PROBES
 
@@ -102,8 +102,7 @@ class Tuner:
         if not np.any(some): raise InputError(f"no barcodes with a known {' or '.join(config.ranks)} in train", file=store.name, mend='give a data set with this split')
         self.rows = rows[some]
         self.names, self.codes = label_codes(store, self.rows, config.ranks)
-        precision = {torch.bfloat16: 'bf16', torch.float16: 'fp16'}.get(compute.dtype, 'no')
-        self.accelerator = Accelerator(cpu=compute.device.type == 'cpu', mixed_precision=precision)
+        self.accelerator = accelerator_on(compute)
         torch.manual_seed(config.seed)
         encoder = load_encoder(Path(config.start)/'best')
         self.k, self.reference = encoder.config.k, encoder.config.reference
@@ -165,9 +164,10 @@ def look(tuner, rank) -> float: # percent of `val` (or val_unseen) right, for ch
 # %% ../nbs/11_finetune.ipynb #e0c48af8
 def finetune(config:FinetuneConfig, store:BarcodeStore, run_dir, compute:Compute=None) -> dict: # the record, as in record.json
     "Fine-tune, continue a run that was stopped, or return the record of a finished one. The encoder of the best epoch is in `best`."
+    compute = compute or probe_compute(); PartialState(cpu=compute.device.type == 'cpu')
     folder = RunFolder(run_dir, config)
     if (folder.path/'record.json').exists(): return read_json(folder.path/'record.json')
-    tuner = Tuner(config, store, compute or probe_compute())
+    tuner = Tuner(config, store, compute)
     state = dict(step=0, epoch=0, seconds=0., best=None)
     for last in folder.checkpoints()[-1:]: tuner.accelerator.load_state(str(last)); state = read_json(last/'state.json')
     folder.forget_after(state['step'])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VARIANTS', 'BarcodeMAEConfig', 'decoder_config', 'BarcodeEncoder', 'Masking', 'random_masking', 'hide',
-           'BarcodeMAEForPreTraining', 'hidden_word_loss', 'PreTrainingOutput', 'guess']
+           'BarcodeMAEForPreTraining', 'attended', 'loss_block', 'hidden_word_loss', 'PreTrainingOutput', 'guess']
 
 # %% ../nbs/03_model.ipynb #193c5f2b
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoTokenizer, BertConfig, BertModel, PreTrainedModel
 from transformers.utils import ModelOutput
-from .layers import fuse, lower_precision
+from .layers import fuse, keep_lower_precision
 from .tokenizer import FIRST_KMER, MASK_ID, KmerTokenizer, check_k, pad_id
 
 # %% ../nbs/03_model.ipynb #e4c9eeca
@@ -64,7 +64,7 @@ class BarcodeEncoder(BertModel):
 
     def __init__(self, config):
         super().__init__(config, add_pooling_layer=False)
-        self.embeddings.register_forward_hook(lower_precision); fuse(self)
+        keep_lower_precision(self); fuse(self)
 
     def embed(self, input_ids, # (B, T) token ids
               attention_mask,  # (B, T) 1 where there is a token
@@ -115,13 +115,14 @@ class BarcodeMAEForPreTraining(PreTrainedModel):
     "Encoder, decoder and k-mer head in the three variants of the configuration (paper §2.2.1, Figure 1)."
     config_class, base_model_prefix, main_input_name = BarcodeMAEConfig, 'encoder', 'input_ids'
     _supports_sdpa = _supports_attention_backend = True
+    def loss_block(self, *args): return loss_block(*args)                                         # `compile_training` puts a compiled one here
 
     def __init__(self, config):
         super().__init__(config)
         self.encoder, width = BarcodeEncoder(config), config.hidden_size
         if config.variant != 'encoder_only':
             self.decoder = BertModel(decoder_config(config), add_pooling_layer=False)
-            self.decoder.embeddings.register_forward_hook(lower_precision)
+            keep_lower_precision(self.decoder)
             if config.variant == 'mae_with_mask': self.decoder.set_input_embeddings(None)  # it is never given [MASK]
             width = self.decoder.config.hidden_size
             self.projection = nn.Identity() if width == config.hidden_size else nn.Linear(config.hidden_size, width)
@@ -131,12 +132,15 @@ class BarcodeMAEForPreTraining(PreTrainedModel):
     def _init_weights(self, module): BertModel._init_weights(self.encoder, module)
 
 # %% ../nbs/03_model.ipynb #e2d66431
+def attended(bert, mask): # (B, T) -> for some kinds of attention (B, 1, 1, T), which spares transformers a look at its values
+    return mask.bool()[:, None, None] if bert.config._attn_implementation in ('sdpa', 'two_products') else mask
+
 @patch
 def encode(self:BarcodeMAEForPreTraining, input_ids, attention_mask, m:Masking):
-    "Encoder states of the kept tokens (B, K, D), or of all places (B, T, D) in the variants with [MASK]."
+    "Encoder states of the kept tokens (B, K, D), or of all positions (B, T, D) in the variants with [MASK]."
     if self.config.variant == 'mae':                                                          # equation (1)
-        return self.encoder(input_ids.gather(1, m.kept), attention_mask=m.kept_used, position_ids=m.kept).last_hidden_state
-    return self.encoder(hide(input_ids, m), attention_mask=attention_mask).last_hidden_state
+        return self.encoder(input_ids.gather(1, m.kept), attention_mask=attended(self.encoder, m.kept_used), position_ids=m.kept).last_hidden_state
+    return self.encoder(hide(input_ids, m), attention_mask=attended(self.encoder, attention_mask)).last_hidden_state
 
 # %% ../nbs/03_model.ipynb #a4f8e4e6
 @patch
@@ -149,42 +153,48 @@ def decode(self:BarcodeMAEForPreTraining, encoded, attention_mask, m:Masking):
         h = torch.where(m.kept_used[..., None], h, e_mask)
         everywhere = e_mask.expand(*attention_mask.shape, -1)
         h = everywhere.scatter(1, m.kept[..., None].expand_as(h), h)
-    return self.decoder(inputs_embeds=h, attention_mask=attention_mask).last_hidden_state
+    return self.decoder(inputs_embeds=h, attention_mask=attended(self.decoder, attention_mask)).last_hidden_state
 
 # %% ../nbs/03_model.ipynb #b991d3ea
+def loss_block(states, weight, bias, labels): # (N, D), (V, D), (V,), (N,)
+    "Sum of cross-entropies of some positions, and its gradients to states, weight and bias."
+    label, used = labels.clamp(min=0)[:, None], (labels >= 0)[:, None]
+    logits = torch.addmm(bias, states, weight.T).float()
+    gradient = logits.softmax(1)                                            # its largest value is 1 / sum of exp(logits - top)
+    top, log_sum = logits.amax(1, keepdim=True), -gradient.amax(1, keepdim=True).log()
+    loss = ((log_sum + top - logits.gather(1, label)) * used).sum()
+    gradient = gradient.scatter_add(1, label, gradient.new_full(label.shape, -1))
+    to_bias, gradient = (used.float().T @ gradient)[0], gradient.to(states.dtype)
+    return loss, gradient @ weight * used, gradient.T @ (states * used), to_bias
+
 class _BlockwiseCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, states, weight, bias, labels, block):
+    def forward(ctx, states, weight, bias, labels, block, work):
         n = (labels >= 0).sum().clamp(min=1)
         loss, to_states = states.new_zeros((), dtype=torch.float32), torch.empty_like(states)
         to_weight, to_bias = torch.zeros_like(weight, dtype=torch.float32), torch.zeros_like(bias, dtype=torch.float32)
         for here in (slice(i, i + block) for i in range(0, len(states), block)):
-            label, used = labels[here].clamp(min=0)[:, None], (labels[here] >= 0)[:, None]
-            logits = torch.addmm(bias, states[here], weight.T).float()
-            slope = logits.softmax(1)                                       # its largest value is 1 / sum of exp(logits - top)
-            top, log_sum = logits.amax(1, keepdim=True), -slope.amax(1, keepdim=True).log()
-            loss = loss + ((log_sum + top - logits.gather(1, label)) * used).sum()
-            slope.scatter_add_(1, label, slope.new_full(label.shape, -1))
-            to_bias += (used.float().T @ slope)[0]; slope = slope.to(states.dtype)
-            to_states[here] = slope @ weight * used; to_weight += slope.T @ (states[here] * used)
+            here_loss, to_states[here], here_weight, here_bias = work(states[here], weight, bias, labels[here])
+            loss += here_loss; to_weight += here_weight; to_bias += here_bias
         ctx.save_for_backward(n, to_states, to_weight, to_bias)
         return loss / n
 
     @staticmethod
-    def backward(ctx, slope):
+    def backward(ctx, gradient):
         n, to_states, to_weight, to_bias = ctx.saved_tensors
-        return *((slope / n * g).to(to_states.dtype) for g in (to_states, to_weight, to_bias)), None, None
+        return *((gradient / n * g).to(to_states.dtype) for g in (to_states, to_weight, to_bias)), None, None, None
 
 def hidden_word_loss(states:torch.Tensor, # (N, D)
                      head:nn.Linear, # D -> 4^k
                      labels:torch.Tensor, # (N,) -100 where there is none
-                     block:int=None # places at a time; by the device when absent
+                     block:int=None, # positions at a time; by the device when absent
+                     work=loss_block # the same, perhaps compiled
                     ) -> torch.Tensor: # mean in nats
     "`cross_entropy(head(states), labels)` and its gradient without ever holding all the logits."
     device, tensors = states.device.type, (states, head.weight, head.bias)
     if torch.is_autocast_enabled(device): tensors = (t.to(torch.get_autocast_dtype(device)) for t in tensors)
     with torch.autocast(device, enabled=False):
-        return _BlockwiseCrossEntropy.apply(*tensors, labels, block or (256 if device == 'cpu' else 8192))
+        return _BlockwiseCrossEntropy.apply(*tensors, labels, block or (256 if device == 'cpu' else 16384), work)
 
 # %% ../nbs/03_model.ipynb #b66e3545
 @dataclass
@@ -194,9 +204,9 @@ class PreTrainingOutput(ModelOutput):
     logits: torch.Tensor | None = None # (B, M, 4^k), the places asked for only, where they are wanted
     labels: torch.Tensor | None = None # (B, M) index of the true k-mer, -100 in places not in use
 
-def guess(states, head, labels, with_logits:bool) -> PreTrainingOutput: # (B, M, D), D -> 4^k, (B, M)
+def guess(states, head, labels, with_logits:bool, work=loss_block) -> PreTrainingOutput: # (B, M, D), D -> 4^k, (B, M)
     "What the head makes of the states in the places asked for."
-    if not with_logits: return PreTrainingOutput(hidden_word_loss(states.flatten(0, 1), head, labels.flatten()), None, labels)
+    if not with_logits: return PreTrainingOutput(hidden_word_loss(states.flatten(0, 1), head, labels.flatten(), work=work), None, labels)
     logits = head(states).float()                                                             # (B, M, 4^k)
     return PreTrainingOutput(F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100), logits, labels)
 
@@ -207,7 +217,7 @@ def forward(self:BarcodeMAEForPreTraining, input_ids, attention_mask, masking:Ma
     states = self.decode(self.encode(input_ids, attention_mask, m), attention_mask, m)        # (B, T, D)
     hidden = states.gather(1, m.masked[..., None].expand(-1, -1, states.shape[-1]))           # (B, M, D)
     labels = (input_ids.gather(1, m.masked) - FIRST_KMER).masked_fill(~m.masked_used, -100)
-    return guess(hidden, self.head, labels, with_logits)
+    return guess(hidden, self.head, labels, with_logits, self.loss_block)
 
 # %% ../nbs/03_model.ipynb #9c75b480
 AutoConfig.register('barcodemae', BarcodeMAEConfig)

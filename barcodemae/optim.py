@@ -36,14 +36,15 @@ class Muon(torch.optim.Optimizer):
             shapes = defaultdict(list)
             for p in group['params']:
                 if p.grad is None: continue
-                state = self.state[p]
-                if not state: state['momentum_buffer'] = torch.zeros_like(p)
-                state['momentum_buffer'].lerp_(p.grad, 1 - group['momentum'])
-                shapes[p.shape].append((p, p.grad.lerp(state['momentum_buffer'], group['momentum'])))
-            for shape, members in shapes.items():
-                updates = orthogonalise(torch.stack([u for _, u in members]), dtype=self.dtype)
-                for (p, _), u in zip(members, updates):
-                    p.mul_(1 - group['lr'] * group['weight_decay']).sub_(u, alpha=group['lr'] * 0.2 * max(shape)**.5)
+                if not self.state[p]: self.state[p]['momentum_buffer'] = torch.zeros_like(p)
+                shapes[p.shape].append(p)
+            for shape, params in shapes.items():
+                momenta, gradients = [self.state[p]['momentum_buffer'] for p in params], [p.grad for p in params]
+                torch._foreach_lerp_(momenta, gradients, 1 - group['momentum'])
+                updates = torch.stack(torch._foreach_lerp(gradients, momenta, group['momentum']))      # (n, rows, columns)
+                updates = orthogonalise(updates, dtype=self.dtype).mul_(group['lr'] * 0.2 * max(shape)**.5)
+                torch._foreach_mul_(params, 1 - group['lr'] * group['weight_decay'])
+                torch._foreach_sub_(params, list(updates.unbind()))
 
 # %% ../nbs/03b_optimizer.ipynb #caa67754
 OPTIMIZERS = ('adamw', 'muon')

@@ -17,8 +17,7 @@ from scipy.sparse.csgraph import connected_components
 import barcodemae
 from .core import InputError, atomic_path, find_dataset, load_settings, machine_record, probe_compute, progress, read_json, write_json
 from .data import RANKS
-from .clean import need_splits
-from .store import WIDTH, load_dataset
+from .store import WIDTH, load_dataset, need_splits
 from .sequences import Faults, read_sequences
 from .sites import site_features
 from .architectures import load_encoder

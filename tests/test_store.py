@@ -1,13 +1,13 @@
 """Guards for barcodemae.store: packing, whole or nothing, several processes at once."""
-import errno, os, signal, subprocess, sys, time
+import errno, os, shutil, signal, subprocess, sys, time
 
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 
 from barcodemae import store as store_module
 from barcodemae.clean import CleanConfig
-from barcodemae.core import InputError
-from barcodemae.store import PAD, WIDTH, BarcodeStore, load_dataset, pack, prepare, unpack
+from barcodemae.core import InputError, load_settings
+from barcodemae.store import PAD, WIDTH, BarcodeStore, load_dataset, need_splits, pack, prepare, unpack
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +67,12 @@ def test_missing_partition_and_column(source, tmp_path):
     with pytest.raises(InputError) as e: s.rows('val_unseen')
     assert e.value.file == str(source) and 'val_unseen' in e.value.message and e.value.mend
     with pytest.raises(InputError, match="no column 'tribe'"): s.labels('tribe')
+
+
+def test_missing_partition():
+    need_splits(['train', 'test'], ['train'])
+    with pytest.raises(InputError) as e: need_splits({'train': 3}, ['train', 'test_unseen'], file='moths.csv')
+    assert e.value.file == 'moths.csv' and 'test_unseen' in e.value.message and 'train' in e.value.message and e.value.mend
 
 
 def test_simulated_is_told_by_the_bin(tmp_path):
@@ -171,3 +177,42 @@ def test_killed_then_two_at_once(source, tmp_path):
 
 def test_too_wide(source):
     with pytest.raises(InputError, match='660'): prepare(source, config=CleanConfig(max_length=700))
+
+
+LIGHT = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in ('polars', 'dnaio', 'xopen', 'fastcluster', 'edlib', 'nbdev', 'IPython', 'papermill', 'matplotlib', 'seaborn'):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+import numpy as np, torch
+from barcodemae.core import Compute
+from barcodemae.knn import GenusProbe, embed, nearest
+from barcodemae.presets import make_config
+from barcodemae.store import load_dataset
+from barcodemae.train import Trainer, validate
+store, compute = load_dataset(sys.argv[1]), Compute(torch.device('cpu'), torch.float32)
+trainer = Trainer(make_config('demo', steps=2, registered=True, hidden_size=32), store, compute, 2)
+trainer.step(0)
+validate(trainer, np.array(store.bases[:20]))
+x = embed(trainer.encoder, store.bases[:50], store.labels('processid'), compute=compute)
+assert (nearest(x, x)[0][:, 0] == np.arange(50)).mean() > .9 and set(store.labels('genus', store.rows('train'))) and store.rows('pretrain').size
+assert GenusProbe(store, compute, references=50, whiten=40)(trainer.encoder)
+"""
+
+def test_training_and_neighbours_need_no_reader_of_tables(tmp_path):
+    "A store, once made, is used on a machine that has PyTorch, transformers and scikit-learn but nothing to read tables with."
+    store = prepare(load_settings().datasets['demo'], tmp_path/'s', name='copied')
+    assert BarcodeStore.open(tmp_path/'s').name == 'copied' and store.meta['published'] is None
+    done = subprocess.run([sys.executable, '-c', LIGHT, str(tmp_path/'s')], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_store_of_an_older_version(source, tmp_path):
+    "Without the folder of labels, which came later, everything comes from the table."
+    s = prepare(source, tmp_path/'s')
+    before = {c: s.labels(c).tolist() for c in ('genus', 'split', 'processid', 'coord-lat')}
+    shutil.rmtree(tmp_path/'s'/'labels')
+    old = BarcodeStore.open(tmp_path/'s')
+    assert {c: old.labels(c).tolist() for c in before} == before and old.rows('test_unseen').tolist() == s.rows('test_unseen').tolist()

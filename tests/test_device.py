@@ -1,0 +1,129 @@
+"""What would go wrong on a GPU, found without one: the work is done on tensors of device `meta`, which have shapes and no values.
+
+A mode watches each operation. It refuses tensors of two devices in one operation, kernels that only a CPU has and, inside a
+training step, whatever waits for a value of the device (`.item()`, a copy to the CPU, indexing with a mask)."""
+import contextlib, sys
+
+import numpy as np, pytest, torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from barcodemae.core import Compute
+from barcodemae.knn import GenusProbe, embed, nearest, untrained_encoder
+from barcodemae.layers import ByteDropout, FusedLinear
+from barcodemae.presets import make_config, model_config
+from barcodemae.reference import Model, save_model
+from barcodemae.store import load_dataset
+from barcodemae.train import Trainer, masked_accuracy, validate
+
+META = Compute(torch.device('meta'), torch.float32)
+VARIANTS = ('mae', 'mae_with_mask', 'encoder_only', 'hyena', 'mamba', 'mamba2', 'caduceus')
+WAITS = ('aten::_local_scalar_dense', 'aten::nonzero', 'aten::masked_select', 'aten::_unique2', 'aten::is_nonzero', 'aten::equal')
+
+
+class OnDevice(TorchDispatchMode):
+    "Refuses what a GPU cannot do and, unless it `may_wait`, what makes the CPU wait for it; counts the copies to the CPU."
+    def __init__(self, may_wait): super().__init__(); self.may_wait, self.fetched = may_wait, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs, name = kwargs or {}, func._schema.name
+        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        places = {t.device.type for t in tensors if t.ndim or t.device.type != 'cpu'}      # single numbers may come from the CPU
+        if 'meta' not in places: return func(*args, **kwargs)
+        if name in ('aten::_to_copy', 'aten::copy_'): return self.copy(func, name, args, kwargs)
+        if len(places) > 1: raise RuntimeError(f'{name}: tensors on {" and on ".join(sorted(places))}')
+        if 'mkldnn' in name: raise RuntimeError(f'{name}: only a CPU has this kernel')
+        if name in WAITS or name.startswith('aten::index') and any(t.dtype == torch.bool for t in tensors[1:]): return self.wait(func, name, args, kwargs)
+        return func(*args, **kwargs)
+
+    def wait(self, func, name, args, kwargs):
+        if not self.may_wait: raise RuntimeError(f'{name}: the CPU waits for the device')
+        return 0. if name == 'aten::_local_scalar_dense' else func(*args, **kwargs)
+
+    def copy(self, func, name, args, kwargs):
+        target = args[0].device if name == 'aten::copy_' else torch.device(kwargs.get('device') or args[0].device)
+        if target.type != 'cpu': return func(*args, **kwargs)
+        if not self.may_wait: raise RuntimeError(f'{name}: the CPU waits for a copy')
+        self.fetched += 1
+        return args[0] if name == 'aten::copy_' else torch.ones(args[0].shape, dtype=kwargs.get('dtype') or args[0].dtype)
+
+
+@pytest.fixture(autouse=True)
+def like_a_gpu(monkeypatch):
+    "`meta` has no autocast and no fused AdamW; and on a GPU the step is compiled, so transformers does not look into the mask."
+    enabled, autocast = torch.is_autocast_enabled, torch.autocast
+    monkeypatch.setattr(torch, 'is_autocast_enabled', lambda *d: False if d == ('meta',) else enabled(*d))
+    monkeypatch.setattr(torch, 'autocast', lambda d, *a, **k: contextlib.nullcontext() if d == 'meta' else autocast(d, *a, **k))
+    monkeypatch.setattr(sys.modules['torch.optim.adam'], '_device_dtype_check_for_fused', lambda *a, **k: None, raising=False)
+    monkeypatch.setattr('transformers.masking_utils.is_tracing', lambda *a: True)
+
+
+@pytest.fixture(scope='module')
+def store(): return load_dataset('demo')
+
+
+def config(**changes): return make_config('demo', dropout=.1, random_offset=True, registered=True, steps=10, compiled=False, **changes)
+
+
+# the work
+
+@pytest.mark.parametrize('optimizer', ['adamw', 'muon'])
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_steps_and_validation(store, variant, optimizer):
+    trainer = Trainer(config(variant=variant, optimizer=optimizer), store, META, 10)
+    assert {p.device.type for p in trainer.model.parameters()} == {trainer.accelerator.device.type} == {'meta'}
+    assert trainer.bases.device.type == 'meta'                                             # all of them, once
+    with OnDevice(may_wait=False):
+        trainer.step(0)
+        masked_accuracy(trainer.step(1, with_logits=True))
+    reached = {p for optimizer in trainer.optimizers for p in optimizer.state}             # a state is made where there is a gradient
+    assert not [n for n, p in trainer.model.named_parameters() if p not in reached], 'weights without a gradient or an optimiser'
+    with OnDevice(may_wait=True) as on: validate(trainer, np.array(store.bases[:256]))
+    assert on.fetched == 0
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_embedding_and_neighbours(store, variant):
+    encoder = untrained_encoder(model_config(config(variant=variant)))
+    with OnDevice(may_wait=True) as on:
+        assert embed(encoder, store.bases[:300], batch_size=100, compute=META).shape == (300, 64)
+        assert on.fetched <= 2 * 3, 'copies a batch'
+        rows, _ = nearest(np.ones((50, 8)), np.ones((70, 8)), 3, device='meta')
+    assert rows.shape == (50, 3)
+
+
+@pytest.mark.filterwarnings('ignore::RuntimeWarning')                                  # all vectors are the same
+def test_probe(store):
+    probe = GenusProbe(store, META, references=100, whiten=50)
+    with OnDevice(may_wait=True): assert set(probe(untrained_encoder(model_config(config())))) == {'genus_1nn', 'genus_1nn_whitened'}
+
+
+def test_vectors_of_identification(store, tmp_path, monkeypatch):
+    encoder = untrained_encoder(model_config(config(), reference=store.sequences([0])[0]))
+    model = save_model(tmp_path/'model', encoder, np.array(store.bases[:200]))
+    model.compute = META
+    with OnDevice(may_wait=True): assert model.vectors(np.array(store.bases[:50])).shape == (50, model.width)
+
+
+# the mode itself: faults planted, one of each kind
+
+class Faulty(torch.nn.Linear):
+    def forward(self, x): return self.fault(super().forward(x))
+
+
+FAULTS = dict(item=lambda x: x * x.sum().item(), two_devices=lambda x: x + torch.ones(x.shape), fetched=lambda x: x * x.cpu().sum().item(),
+              mask=lambda x: x[x > 0].sum() + x, branch=lambda x: x if x.sum() > 0 else -x, row_of_cpu=lambda x: x[torch.tensor([0, 0])].sum() + x,
+              byte_dropout=lambda x: ByteDropout(.5).train()(x), generator=lambda x: x + torch.rand(x.shape, generator=torch.Generator()))
+
+
+@pytest.mark.parametrize('fault', FAULTS)
+def test_planted_faults_are_found(store, fault):
+    trainer = Trainer(config(), store, META, 10)
+    dense = trainer.model.encoder.encoder.layer[0].output.dense
+    dense.__class__, dense.fault = Faulty, FAULTS[fault]
+    with pytest.raises(RuntimeError, match='waits for|tensors on|expected device type'), OnDevice(may_wait=False): trainer.step(0)
+
+
+def test_kernels_of_the_cpu_are_found():
+    layer, x = FusedLinear(4, 4, device='meta'), torch.ones(2, 4, device='meta')
+    with pytest.raises(RuntimeError, match='only a CPU'), OnDevice(may_wait=True): torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, 'none', [], '')
