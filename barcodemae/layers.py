@@ -88,7 +88,10 @@ def fuse(model:PreTrainedModel) -> PreTrainedModel:
 # %% ../nbs/02c_layers.ipynb #6da9fcd5
 def compiled(work):
     "`work` compiled, in one piece and for each shape from scratch; uncompiled where this machine lacks what that needs, and after some eight shapes."
-    if hasattr(functorch, 'force_non_lazy_backward_lowering'): functorch.force_non_lazy_backward_lowering = True # let the backward pass fail here too
+    from torch._inductor import config as inductor                                        # takes a moment, so not before it is needed
+    for settings, name, value in ((functorch, 'force_non_lazy_backward_lowering', True),  # a backward pass that fails does so here too
+                                  (inductor.triton, 'mix_order_reduction', False)):       # norms backwards are faster apart (H200: 14 % of a step)
+        if hasattr(settings, name): setattr(settings, name, value)
     fast = torch.compile(work, fullgraph=True, dynamic=False)
     def run(*args, **kwargs):
         nonlocal fast

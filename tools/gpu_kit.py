@@ -2,6 +2,7 @@
 
     python tools/gpu_kit.py pack gpu-kit             library, missing wheels and packed data sets into one folder (make gpu-kit)
     python gpu-kit/gpu_kit.py run OUT                all parts on a GPU: smoke, speed, train, long; each writes its result at once
+    python gpu-kit/gpu_kit.py run OUT --parts speed train=240        some of them, with other seconds
     python gpu-kit/gpu_kit.py run OUT --device cpu --seconds 120     the same on a CPU, with models small enough for that
     python tools/gpu_kit.py collect OUT [OUT ...]    what came back, to where nbs/experiments/gpu.ipynb looks for it
 
@@ -10,7 +11,7 @@ import argparse, json, os, shutil, subprocess, sys, tarfile, tempfile, time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PARTS = dict(smoke=90, speed=150, train=270, long=150) # seconds at most; what a part leaves over goes to the next
+PARTS = dict(smoke=75, speed=110, train=220, long=125) # seconds at most; what a part leaves over goes to the next
 STORE, SOURCES = 'coi_wild_mini', ('coi_mini', 'coi_wild') # one store of both: all their `pretrain`, and coi_mini's other partitions
 WHEELS = ('fastcore',) # that a machine with the packages above lacks
 FILE = 15 * 2**20 # bytes of a file that comes back, at most
@@ -20,7 +21,7 @@ FILE = 15 * 2**20 # bytes of a file that comes back, at most
 
 def pack(out):
     "Make the folder `out`, whole or not at all, and print what it weighs."
-    from barcodemae.core import atomic_path
+    from barcodemae.core import atomic_path, machine_record
     with atomic_path(out) as kit:
         kit.mkdir()
         for name in ('gpu_kit.py', 'gpu_parts.py'): shutil.copy(HERE/name, kit)
@@ -28,6 +29,7 @@ def pack(out):
         from importlib.metadata import version
         subprocess.run([sys.executable, '-m', 'pip', '--disable-pip-version-check', 'download', '-q', '--no-deps', '--only-binary=:all:', '-d', kit/'wheels',
                         *(f'{w}=={version(w)}' for w in WHEELS)], check=True)
+        (kit/'commit.txt').write_text(f"{machine_record()['commit']}\n")
         pack_store(kit)
     sizes = {str(p.relative_to(out)): p.stat().st_size for p in Path(out).rglob('*') if p.is_file()}
     for name, size in sorted(sizes.items(), key=lambda o: -o[1])[:6]: print(f'{size / 2**20:8.2f} MiB  {name}')
@@ -47,19 +49,19 @@ def pack_store(kit):
 
 # -- running: on the machine with the GPU, within a time ------------------------------------------------------------------------------------------
 
-def run(out, parts, seconds, device):
+def run(out, parts, seconds, device): # parts: name -> seconds
     "Each part in a process of its own, so that one that fails or takes too long costs nothing but its own time."
-    end, out = time.time() + seconds, Path(out).resolve()
+    scale = 1 if seconds is None else seconds / sum(parts.values())
+    end, out = time.time() + scale * sum(parts.values()), Path(out).resolve()
     out.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix='gpu-kit-'))
     for tar in HERE.glob('*.tar.xz'):
         with tarfile.open(tar) as t: t.extractall(work, filter='data')
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, [HERE, *(HERE/'wheels').glob('*.whl')])), 'BARCODEMAE_DEVICE': device,
            'TORCHINDUCTOR_CACHE_DIR': str(work/'inductor'), 'PYTHONUNBUFFERED': '1', 'TQDM_DISABLE': '1', 'TOKENIZERS_PARALLELISM': 'false'}
-    scale, failed = seconds / sum(PARTS[p] for p in parts), []
+    failed = []
     for i, part in enumerate(parts):
-        later = sum(PARTS[p] for p in parts[i + 1:]) * min(1, scale)
-        left = end - time.time() - later
+        left = end - time.time() - scale * sum(list(parts.values())[i + 1:])
         print(f'gpu-kit: {part}, {left:.0f} s at most', flush=True)
         start = time.time()
         command = [sys.executable, HERE/'gpu_parts.py', part, str(work), str(out), f'{left - 5:.0f}']
@@ -75,17 +77,25 @@ def run(out, parts, seconds, device):
 # -- collecting: where the notebook is --------------------------------------------------------------------------------------------------------
 
 def collect(folders):
-    "Results into nbs/experiments/gpu_results.json (a part that ran again replaces the old one), encoders into checkpoints/gpu/."
+    "Results into nbs/experiments/gpu_results.json, encoders into checkpoints/gpu/."
     from barcodemae.core import load_settings, read_json, write_json
     settings = load_settings(HERE)
     kept = settings.root/'nbs/experiments/gpu_results.json'
     results = read_json(kept) if kept.exists() else {}
     for folder in map(Path, folders):
         for part in PARTS:
-            if (folder/f'{part}.json').exists(): results[part] = read_json(folder/f'{part}.json')
+            if (folder/f'{part}.json').exists(): results[part] = joined(results.get(part, {}), read_json(folder/f'{part}.json'))
         for first in folder.glob('*-0.safetensors'): print(join_shards(first, settings.checkpoints/'gpu'/first.name.removesuffix('-0.safetensors')))
     write_json(kept, results)
     print(f'{kept.relative_to(settings.root)}: {", ".join(results)}')
+
+
+def joined(old, new):
+    "What a part found, where it ran before: the newer findings, and older timings that were not taken again."
+    for name in ('steps', 'embedding'):
+        there = {tuple(r.get(k) for k in ('shape', 'gflop', 'batch', 'compiled')): r for r in [*old.get(name, []), *new.get(name, [])]}
+        if there: new[name] = list(there.values())
+    return new
 
 
 def save_shards(encoder, out, name):
@@ -122,6 +132,12 @@ def join_shards(first, folder):
     return folder
 
 
+def box(text): # 'train' or 'train=240' -> name, seconds
+    name, _, seconds = text.partition('=')
+    if name not in PARTS: raise argparse.ArgumentTypeError(f"no such part: {name}; there are {', '.join(PARTS)}")
+    return name, float(seconds or PARTS[name])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest='command', required=True)
@@ -129,13 +145,13 @@ def main():
     commands.add_parser('collect').add_argument('folders', nargs='+')
     running = commands.add_parser('run')
     running.add_argument('out')
-    running.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS))
-    running.add_argument('--seconds', type=float, default=530)
+    running.add_argument('--parts', nargs='+', type=box, default=list(PARTS.items()), metavar='PART[=SECONDS]')
+    running.add_argument('--seconds', type=float, help='for all of them together, shared out in proportion')
     running.add_argument('--device', default='cuda')
     a = parser.parse_args()
     if a.command == 'pack': pack(a.out)
     elif a.command == 'collect': collect(a.folders)
-    else: run(a.out, a.parts, a.seconds, a.device)
+    else: run(a.out, dict(a.parts), a.seconds, a.device)
 
 
 if __name__ == '__main__': main()

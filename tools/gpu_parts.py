@@ -18,6 +18,8 @@ from barcodemae.store import WIDTH, BarcodeStore
 from barcodemae.tokenizer import kmer_ids
 from barcodemae.train import Trainer, train
 
+KEPT = ('mae', 'long') # runs whose encoders come back
+RATES = (3e-3,) # learning rates that each variant tries in short runs; no search where there is one
 PASSES = 35 * (2_284_232 + 41_250) # of the paper's pretraining on BIOSCAN-5M
 
 
@@ -28,7 +30,7 @@ class Part:
         self.compute = probe_compute(load_settings().device)
         self.store = BarcodeStore.open(self.work/STORE)
         self.small = self.compute.device.type == 'cpu' # sizes for trying everything out
-        self.found = dict(machine=machine_record(), compute=self.compute.name, small=self.small, errors={})
+        self.found = dict(machine=machine_record(), commit=(Path(__file__).parent/'commit.txt').read_text().strip(), compute=self.compute.name, small=self.small, errors={})
 
     @property
     def left(self): return self.end - time.time()
@@ -115,7 +117,7 @@ def speed(part):
     peak = {str(d).removeprefix('torch.'): matmul_gflops(device, d, part.size(8192, 512), .5) for d in (torch.bfloat16, torch.float32)}
     top = peak[str(dtype).removeprefix('torch.')]
     part.put(peak_gflops=peak, steps=[], embedding=[])
-    shapes = dict(paper=('bioscan5m', part.size((128, 512, 1024, 2048), (4,))), gpu=('gpu', part.size((512, 1024, 2048, 4096), (8,))))
+    shapes = dict(paper=('bioscan5m', part.size(1024, 4)), gpu=('gpu', part.size(512, 8))) # preset, and the batch that is compiled
 
     def measure(name, preset, batch, compiled, n=part.size(8, 1)):
         config = make_config(preset, dataset=STORE, steps=100, batch_size=batch, compiled=compiled, **part.size({}, dict(layers=1, decoder_layers=1)))
@@ -125,26 +127,28 @@ def speed(part):
         for i in range(part.size(3, 1)): trainer.step(i)
         wait_for(device); begin = time.perf_counter() - start
         pace = trainer.batches.size / seconds_of(lambda i: trainer.step(3 + i), n, device)
-        row = dict(shape=name, batch=trainer.batches.size, compiled=compiled, barcodes_per_second=pace, gflop=step_gflop(config), share_of_peak=pace * step_gflop(config) / top,
-                   start_seconds=begin, gpu_memory_gb=torch.cuda.max_memory_allocated() / 1e9 if device.type == 'cuda' else None)
+        row = dict(shape=name, batch=trainer.batches.size, compiled=compiled, barcodes_per_second=pace, gflop=step_gflop(config),
+                   share_of_peak=pace * step_gflop(config) / top, start_seconds=begin, commit=part.found['commit'],
+                   gpu_memory_gb=torch.cuda.max_memory_allocated() / 1e9 if device.type == 'cuda' else None)
         part.put(steps=part.found['steps'] + [row]); print(row, flush=True)
         return row, trainer
 
-    for name, (preset, batches) in shapes.items():
-        rows = []
-        for batch in batches:
-            if part.left < 60 * (not part.small): break
-            with part.finding(f'{name}, batch {batch}'): rows.append(measure(name, preset, batch, False)[0])
-        if not rows: continue
-        fastest = max(r['barcodes_per_second'] for r in rows)
-        best = next(r['batch'] for r in rows if r['barcodes_per_second'] > .97 * fastest)
+    for name, (preset, batch) in shapes.items():
         with part.finding(f'{name}, compiled'):
-            row, trainer = measure(name, preset, best, not part.small)
-            some = torch.as_tensor(trainer.bases[np.arange(best)])
-            tokens = lambda i: trainer.kmer_ids(some, trainer.config.k)
-            part.put(**{f'{name}_tokenization_share': seconds_of(tokens, 10, device) / (best / row['barcodes_per_second']), f'{name}_profile': profile(trainer, device)})
+            row, trainer = measure(name, preset, batch, not part.small)
+            offset = torch.zeros(batch, dtype=torch.int64, device=device) if trainer.config.random_offset else None
+            some = torch.as_tensor(np.array(store.bases[:batch])).to(device)
+            tokens = lambda i: trainer.kmer_ids(some, trainer.config.k, offset)
+            tokens(0)
+            share = seconds_of(tokens, 20, device) / (batch / row['barcodes_per_second'])
+            part.put(**{f'{name}_tokenization_share': share, f'{name}_profile': profile(trainer, device)})
             if name == 'paper': part.put(paper_hours=PASSES / row['barcodes_per_second'] / 3600)
-        trainer = None
+            trainer = None
+
+    for name, (preset, _) in shapes.items():
+        for batch in part.size((128, 512, 1024, 2048, 4096)[name == 'gpu':(5 if name == 'gpu' else 4)], ()):
+            if part.left < 25: break
+            with part.finding(f'{name}, batch {batch}'): measure(name, preset, batch, False)
 
     bases = np.array(store.bases[:part.size(20_000, 200)])
     for name, (preset, _) in shapes.items():
@@ -209,17 +213,19 @@ def train_variants(part):
     runs = {}
     configs = {v: variant_config(part, v, steps=1) for v in VARIANTS}
     paces = {v: pace_of(part, c) for v, c in configs.items()}
-    rates, judging = part.size((5e-4, 1e-3, 2e-3), (1e-3,)), part.size(30, 8)
-    # a search is a twelfth of a run for each rate; all variants take as many steps as the slowest has time for
-    steps = int(min(paces.values()) * max(3, (part.left - 3 * judging) / 3) / (1 + len(rates) / 12) * .85)
+    rates, judging = RATES, part.size(13, 8)
+    # all variants take the same number of steps; a search takes a twelfth of them for each rate
+    searching = len(rates) / 12 if len(rates) > 1 else 0
+    steps = int(.92 * max(9, part.left - 3 * judging) / sum(1 / p for p in paces.values()) / (1 + searching))
     part.put(paces=paces, steps=steps, rates=rates, store=repr(part.store), runs=runs)
     probe = GenusProbe(part.store, part.compute, whiten=part.size(2000, 100), **part.size({}, dict(references=300)))
     for variant in VARIANTS:
         with part.finding(variant):
-            search = [dict(learning_rate=r, val_loss=short_loss(part, variant_config(part, variant, steps=max(2, steps // 12), learning_rate=r, validations=1))) for r in rates]
-            rate = min(search, key=lambda o: o['val_loss'])['learning_rate']
+            search = {r: short_loss(part, variant_config(part, variant, steps=max(2, steps // 12), learning_rate=r, validations=1)) for r in rates if searching}
+            rate = min(search or rates, key=lambda r: search.get(r, 0))
             print(variant, search, flush=True)
-            runs[variant] = full_run(part, variant, variant_config(part, variant, steps=steps, learning_rate=rate, validations=part.size(14, 3)), probe) | dict(search=search)
+            config = variant_config(part, variant, steps=steps, learning_rate=rate, validations=part.size(10, 3))
+            runs[variant] = full_run(part, variant, config, probe) | dict(search=search)
             part.put(runs=runs)
 
 
@@ -236,20 +242,20 @@ def full_run(part, name, config, probe):
     record = train(config, part.store, folder, part.compute, probe)
     encoder = load_encoder(folder/'last')
     untrained, few = untrained_encoder(encoder.config), part.size((), (300, 100))
-    if name in ('mae', 'long'): save_shards(encoder, part.out, name)
+    if name in KEPT: save_shards(encoder, part.out, name)
     curve = metrics(folder)
     print(name, [(c['barcodes'], c['genus_1nn'], c['genus_1nn_whitened']) for c in curve if 'genus_1nn' in c], flush=True)
     return dict(config=asdict(config), record=record, curve=curve, last=judge(encoder, part.store, part.compute, *few),
-                untrained=judge(untrained, part.store, part.compute, *few))
+                untrained=judge(untrained, part.store, part.compute, *few) if name in KEPT else None)
 
 
 # -- long: what is left of the time, for the best recipe ------------------------------------------------------------------------------------------
 
 def long(part):
-    shape = part.size(dict(hidden_size=384, layers=2, decoder_hidden_size=192, decoder_layers=1, decoder_heads=3, batch_size=2048), dict(hidden_size=32, batch_size=32))
-    config = make_config('mini', **{'dataset': STORE, 'heads': part.size(6, 2), 'steps': 1, 'log_steps': part.size(50, 2), 'learning_rate': 3e-3} | shape)
+    shape = part.size(dict(hidden_size=384, layers=2, decoder_hidden_size=192, decoder_layers=1, decoder_heads=3, batch_size=1024), dict(hidden_size=32, batch_size=32))
+    config = make_config('mini', **{'dataset': STORE, 'heads': part.size(6, 2), 'steps': 1, 'log_steps': part.size(50, 2), 'learning_rate': 4e-3} | shape)
     pace = pace_of(part, config)
-    config = replace(config, steps=int(pace * (part.left - part.size(15, 5)) * .85), validations=part.size(16, 3))
+    config = replace(config, steps=int(pace * (part.left - part.size(12, 5)) * .88), validations=part.size(16, 3))
     part.put(pace=pace, store=repr(part.store))
     probe = GenusProbe(part.store, part.compute, whiten=part.size(2000, 100), **part.size({}, dict(references=300)))
     part.put(run=full_run(part, 'long', config, probe))
