@@ -3,6 +3,7 @@
 # make lab    set up, then JupyterLab
 # make benchmark  set up, then time and memory of each step beside a plain baseline (about 15 minutes on two cores, 10 GB of disk)
 # make paper  every table and figure of the paper, on the data set of settings.ini or DATASET=... (stopped, it goes on from there)
+# make gpu-kit  all that a GPU machine without network needs for the run of tools/gpu_kit.py, in gpu-kit/
 # make docs   all notebooks as pages in docs/, with side bar and search, readable without a network
 # make readme README.md from nbs/index.ipynb
 # make clean  remove .venv, packed data sets and Python's caches; runs/ stays
@@ -16,7 +17,7 @@ BENCHMARK = runs/benchmark
 GRIDS = table1 figure3 depends table2 table3 scratch
 TABLES = table1 table2 table3 scratch
 
-.PHONY: demo test lab benchmark paper leaderboard docs readme clean setup
+.PHONY: demo test lab benchmark paper leaderboard gpu-kit docs readme clean setup
 .DEFAULT_GOAL := demo
 
 setup: .venv/.installed
@@ -68,6 +69,9 @@ leaderboard: setup
 	    $(PY) -m barcodemae.bench --dataset "$$dataset" --runs $$($(PY) -m barcodemae.sweep table1 architectures --dataset "$$dataset" --list | sed -n "s|^done *|$$runs/grids/$$name/|p") --cnn "$$place/cnn" || failed=1; \
 	    $(BIN)/papermill nbs/experiments/leaderboard.ipynb "$$place/leaderboard.ipynb" -p dataset "$$dataset" -p kept "$(CURDIR)/$$place/leaderboard.json" --no-progress-bar || failed=1; \
 	    echo "leaderboard: $$place/leaderboard.ipynb, its figure is in figures"; exit $$failed
+
+gpu-kit: setup
+	@$(PY) tools/gpu_kit.py pack gpu-kit
 
 docs: setup
 	@$(PY) tools/docs.py

@@ -163,7 +163,7 @@ def loss_block(states, weight, bias, labels): # (N, D), (V, D), (V,), (N,)
     gradient = logits.softmax(1)                                            # its largest value is 1 / sum of exp(logits - top)
     top, log_sum = logits.amax(1, keepdim=True), -gradient.amax(1, keepdim=True).log()
     loss = ((log_sum + top - logits.gather(1, label)) * used).sum()
-    gradient = gradient.scatter_add(1, label, gradient.new_full(label.shape, -1))
+    gradient.scatter_add_(1, label, gradient.new_full(label.shape, -1))
     to_bias, gradient = (used.float().T @ gradient)[0], gradient.to(states.dtype)
     return loss, gradient @ weight * used, gradient.T @ (states * used), to_bias
 

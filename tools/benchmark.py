@@ -104,28 +104,6 @@ def umap(n, width, to):
     return measure(lambda: make(n_components=to).fit_transform(x)) | dict(n=n)
 
 
-def gpu(batch, data='demo'):
-    "Barcodes a second of a step and of embedding in the paper's shape, tokenization's share of a step, and the matrix peak."
-    import torch
-    from barcodemae.core import matmul_gflops, probe_compute
-    from barcodemae.knn import embed, untrained_encoder
-    from barcodemae.model import BarcodeMAEConfig
-    from barcodemae.presets import make_config
-    from barcodemae.store import load_dataset
-    from barcodemae.train import Trainer
-    compute, store = probe_compute('cuda'), load_dataset(data)
-    peak = lambda: max(matmul_gflops(compute.device, compute.dtype, n, .5) for n in (4096, 8192))
-    config = make_config('bioscan5m', dataset=data, steps=100, batch_size=batch)
-    before, trainer = peak(), Trainer(config, store, compute, 100)
-    step = best_seconds(lambda i: trainer.step(i).loss.item(), 5, 10)
-    some = torch.from_numpy(np.array(store.bases[:trainer.batches.size])).to(compute.device)
-    def tokens(i): trainer.kmer_ids(some, config.k); torch.cuda.synchronize()
-    bases, encoder = np.array(store.bases[:4096]), untrained_encoder(BarcodeMAEConfig())
-    vectors = best_seconds(lambda i: embed(encoder, bases, batch_size=512, compute=compute), 1, 2)
-    return dict(device=compute.name, dtype=str(compute.dtype).removeprefix('torch.'), batch=trainer.batches.size, speed=trainer.batches.size / step,
-                embedding=len(bases) / vectors, tokenization=best_seconds(tokens, 3, 10) / step, peak=max(before, peak()))
-
-
 # -- the table --------------------------------------------------------------------------------------------------------------------------------
 
 def number(x):
@@ -151,4 +129,4 @@ if __name__ == '__main__':
     if len(sys.argv) != 3: sys.exit(__doc__)
     name, argument = sys.argv[1:]
     if name == 'table': print(table(json.loads(Path(argument).read_text())))
-    else: print(json.dumps({f.__name__: f for f in (prepare, embedding, neighbours, ward, umap, gpu)}[name](**json.loads(argument))))
+    else: print(json.dumps({f.__name__: f for f in (prepare, embedding, neighbours, ward, umap)}[name](**json.loads(argument))))

@@ -85,17 +85,22 @@ def collect(folders):
     for folder in map(Path, folders):
         for part in PARTS:
             if (folder/f'{part}.json').exists(): results[part] = joined(results.get(part, {}), read_json(folder/f'{part}.json'))
+    from gpu_controls import controls
+    results['controls'] = results.get('controls') or controls()
+    for folder in map(Path, folders):
         for first in folder.glob('*-0.safetensors'): print(join_shards(first, settings.checkpoints/'gpu'/first.name.removesuffix('-0.safetensors')))
     write_json(kept, results)
     print(f'{kept.relative_to(settings.root)}: {", ".join(results)}')
 
 
 def joined(old, new):
-    "What a part found, where it ran before: the newer findings, and older timings that were not taken again."
+    "Findings of a part that ran twice: the newer ones, and of timings also those that were not taken again."
+    found = old | new
     for name in ('steps', 'embedding'):
-        there = {tuple(r.get(k) for k in ('shape', 'gflop', 'batch', 'compiled')): r for r in [*old.get(name, []), *new.get(name, [])]}
-        if there: new[name] = list(there.values())
-    return new
+        if isinstance(new.get(name), list):
+            rows = {tuple(r.get(k) for k in ('shape', 'gflop', 'batch', 'compiled')): r for r in [*old.get(name, []), *new[name]]}
+            found[name] = list(rows.values())
+    return found
 
 
 def save_shards(encoder, out, name):

@@ -1,0 +1,65 @@
+"""Guards for the prepared GPU run: a part that fails or hangs costs the others nothing, encoders come back whole, older timings stay."""
+import importlib.util, json, shutil, subprocess, sys
+from pathlib import Path
+
+import pytest, torch
+
+from barcodemae.core import InputError
+from barcodemae.knn import untrained_encoder
+from barcodemae.architectures import load_encoder
+from barcodemae.presets import make_config, model_config
+
+TOOLS = Path(__file__).resolve().parent.parent/'tools'
+spec = importlib.util.spec_from_file_location('gpu_kit', TOOLS/'gpu_kit.py')
+kit = importlib.util.module_from_spec(spec); spec.loader.exec_module(kit)
+
+FAKE = """
+import json, sys, time
+from pathlib import Path
+part, work, out, seconds = sys.argv[1:]
+Path(out, f'{part}.json').write_text(json.dumps(dict(part=part, seconds=float(seconds))))
+if part == 'smoke': raise ValueError('broken')
+if part == 'speed': time.sleep(600)
+"""
+
+
+def run(folder, *arguments):
+    return subprocess.run([sys.executable, folder/'gpu_kit.py', 'run', folder/'out', '--device', 'cpu', *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_a_part_that_fails_or_hangs_leaves_the_others_their_time(tmp_path):
+    shutil.copy(TOOLS/'gpu_kit.py', tmp_path); (tmp_path/'gpu_parts.py').write_text(FAKE)
+    done = run(tmp_path, '--parts', 'smoke=20', 'speed=2', 'train=30', 'long')
+    assert done.returncode == 1 and 'gpu-kit: not whole: smoke, speed' in done.stderr
+    found = {p: json.loads((tmp_path/'out'/f'{p}.json').read_text())['seconds'] for p in kit.PARTS}                # all wrote what they had
+    assert found['train'] > 24 and found['long'] > kit.PARTS['long'] - 6, 'what smoke left over went to speed, and no further'
+    assert run(tmp_path, '--parts', 'train=5').returncode == 0
+
+
+def test_unknown_part_is_told(tmp_path):
+    shutil.copy(TOOLS/'gpu_kit.py', tmp_path)
+    done = run(tmp_path, '--parts', 'trian')
+    assert done.returncode == 2 and 'no such part: trian; there are smoke, speed, train, long' in done.stderr
+
+
+@pytest.mark.parametrize('limit', [10**9, 20_000])
+def test_encoders_come_back_whole(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(kit, 'FILE', limit)
+    encoder = untrained_encoder(model_config(make_config('demo', k=4, hidden_size=32, layers=2, random_offset=True), reference='ACGT' * 165))
+    kit.save_shards(encoder, tmp_path, 'mae')
+    files = sorted(tmp_path.glob('mae-*'))
+    assert len(files) == 1 if limit > 10**6 else len(files) > 3 and max(f.stat().st_size for f in files) < 2 * limit
+    back = load_encoder(kit.join_shards(tmp_path/'mae-0.safetensors', tmp_path/'back'))
+    assert back.config.reference == encoder.config.reference and back.config.num_hidden_layers == 2
+    for name, w in encoder.state_dict().items(): assert torch.equal(back.state_dict()[name], w.to(torch.bfloat16).float()), name
+    if len(files) > 1:
+        files[-1].unlink()
+        with pytest.raises(InputError, match='shards is missing'): kit.join_shards(tmp_path/'mae-0.safetensors', tmp_path/'again')
+        assert not (tmp_path/'again').exists()
+
+
+def test_timings_that_were_not_taken_again_stay():
+    row = lambda batch, pace: dict(shape='paper', gflop=44., batch=batch, compiled=True, barcodes_per_second=pace)
+    found = kit.joined(dict(steps=[row(128, 1.), row(512, 2.)], paper_hours=5., gpu_profile='old'), dict(steps=[row(512, 3.)], paper_hours=4.))
+    assert found == dict(steps=[row(128, 1.), row(512, 3.)], paper_hours=4., gpu_profile='old')
+    assert kit.joined(dict(steps=7), dict(steps=9)) == dict(steps=9)                                               # a number of steps, in another part
