@@ -94,11 +94,13 @@ class SequenceForPreTraining(PreTrainedModel):
         if self.config.variant != 'caduceus':
             states, target = self.encoder(input_ids).last_hidden_state[:, :-1], input_ids[:, 1:]
             known = (target >= FIRST_KMER) & attention_mask[:, 1:].bool()
-            return guess(states, self.head, (target - FIRST_KMER).masked_fill(~known, -100), with_logits, self.loss_block)
+            labels = (target - FIRST_KMER).masked_fill(~known, -100)
+            return guess(states, self.head, labels, with_logits, self.loss_block)
         m = masking or random_masking(input_ids, attention_mask, self.config.mask_ratio)
         states = self.encoder(hide(input_ids, m)).last_hidden_state
         labels = (input_ids.gather(1, m.masked) - FIRST_KMER).masked_fill(~m.masked_used, -100)
-        return guess(states.gather(1, m.masked[..., None].expand(-1, -1, states.shape[-1])), self.head, labels, with_logits, self.loss_block)
+        states = states.gather(1, m.masked[..., None].expand(-1, -1, states.shape[-1]))
+        return guess(states, self.head, labels, with_logits, self.loss_block)
 
 # %% ../nbs/03a_architectures.ipynb #377973f7
 AutoConfig.register('barcodemae_sequence', SequenceConfig)

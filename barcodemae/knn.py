@@ -220,22 +220,28 @@ def evaluate(encoder:BarcodeEncoder, store, seed=0, compute=None, fit=2000 # pre
 
 # %% ../nbs/05_knn.ipynb #eb5d9380
 class GenusProbe:
-    """Genus 1-NN of `val_unseen` (or `val`) against a sample of `train`: `probe(encoder)` -> {'genus_1nn': percent}.
-
-    With `whiten`, that many pretraining barcodes are embedded too, and 'genus_1nn_whitened' is the same after whitening fitted on them."""
-    def __init__(self, store, compute=None, references:int=4000, seed:int=0, whiten:int=0):
+    "Genus 1-NN of `val_unseen` (or `val`) against a sample of `train`: `probe(encoder)` -> {'genus_1nn': percent}."
+    def __init__(self, store, # a `BarcodeStore` with these partitions
+                 compute=None, # where and in which precision, by probing when absent
+                 references:int=4000, # barcodes of `train`
+                 seed:int=0, # of the samples
+                 whiten:int=0): # pretraining barcodes to fit a whitening on, for 'genus_1nn_whitened' too
         self.compute, self.bases = compute or probe_compute(load_settings().device), store.bases
         query = next((s for s in ('val_unseen', 'val') if s in store.splits), None)
         if query is None or 'train' not in store.splits:
             raise InputError('following the genus needs the splits train and val_unseen or val', file=store.name, mend='train without a probe')
         def some(split, n): return np.sort(np.random.default_rng(seed).permutation(store.rows(split))[:n])
-        self.reference, self.query = (r[store.labels('genus', r) != ''] for r in (some('train', references), store.rows(query)))
+        rows = some('train', references), store.rows(query)
+        self.reference, self.query = (r[store.labels('genus', r) != ''] for r in rows)
         self.labels = store.labels('genus', self.reference), store.labels('genus', self.query)
         self.sample = some('pretrain', whiten) if whiten else None
 
     def __call__(self, encoder):
-        def vectors(rows): return embed(encoder, np.array(self.bases[rows]), compute=self.compute, desc='genus probe')
-        def accuracy(r, q): return 100 * float((self.labels[0][nearest(q, r, device=self.compute.device)[0][:, 0]] == self.labels[1]).mean())
+        bases, device = self.bases, self.compute.device
+        def vectors(rows): return embed(encoder, np.array(bases[rows]), compute=self.compute, desc='genus probe')
+        def accuracy(r, q):
+            near = nearest(q, r, device=device)[0][:, 0]
+            return 100 * float((self.labels[0][near] == self.labels[1]).mean())
         r, q = vectors(self.reference), vectors(self.query)
         found = dict(genus_1nn=accuracy(r, q))
         if self.sample is None: return found

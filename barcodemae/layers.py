@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ByteDropout', 'two_products', 'lower_precision', 'keep_lower_precision', 'FusedLinear', 'fuse', 'compiled',
-           'compile_training', 'quicken']
+           'CompiledLayer', 'compile_training', 'quicken']
 
 # %% ../nbs/02c_layers.ipynb #0abf93e6
 from functools import lru_cache
@@ -57,9 +57,9 @@ def lower_precision(module, inputs, output):
     return output.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else output
 
 def keep_lower_precision(bert:PreTrainedModel):
-    "Let the states between the layers of a BERT have the precision of autocast: a GPU would give them 32 bits at each norm."
-    bert.embeddings.register_forward_hook(lower_precision)
-    for norm in (m for m in bert.modules() if isinstance(m, nn.LayerNorm)): norm.register_forward_hook(lower_precision)
+    "Let the states between the layers have the precision of autocast: a GPU would give them 32 bits at each norm."
+    norms = [m for m in bert.modules() if isinstance(m, nn.LayerNorm)]
+    for module in (bert.embeddings, *norms): module.register_forward_hook(lower_precision)
 
 # %% ../nbs/02c_layers.ipynb #312cfbb1
 @lru_cache
@@ -87,26 +87,32 @@ def fuse(model:PreTrainedModel) -> PreTrainedModel:
 
 # %% ../nbs/02c_layers.ipynb #6da9fcd5
 def compiled(work):
-    "`work` compiled, in one piece and for each shape from scratch; uncompiled where this machine lacks what that needs, and after some eight shapes."
-    from torch._inductor import config as inductor                                        # takes a moment, so not before it is needed
-    for settings, name, value in ((functorch, 'force_non_lazy_backward_lowering', True),  # a backward pass that fails does so here too
-                                  (inductor.triton, 'mix_order_reduction', False)):       # norms backwards are faster apart (H200: 14 % of a step)
-        if hasattr(settings, name): setattr(settings, name, value)
-    fast = torch.compile(work, fullgraph=True, dynamic=False)
+    "`work` compiled for each shape; uncompiled where this machine lacks what that needs, and after some eight shapes."
+    from torch._inductor import config as inductor                    # takes a moment, so not before it is needed
+    settings = ((functorch, 'force_non_lazy_backward_lowering', True),  # a backward pass that fails does so here too
+                (inductor.triton, 'mix_order_reduction', False))        # norms apart from sums: see experiments/gpu
+    for module, name, value in settings:
+        if hasattr(module, name): setattr(module, name, value)
+    fast, lacking = torch.compile(work, fullgraph=True, dynamic=False), torch._dynamo.exc # an old GPU, no compiler
     def run(*args, **kwargs):
         nonlocal fast
         try: return fast(*args, **kwargs)
-        except (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit) as e: # an old GPU, no compiler; too many shapes
+        except (lacking.TorchDynamoException, lacking.FailOnRecompileLimitHit) as e:
             warnings.warn(f'{getattr(work, "__name__", work)} runs without being compiled: {e}'.splitlines()[0])
             fast = work
             return work(*args, **kwargs)
     return run
 
+class CompiledLayer(BertLayer):
+    "A layer of BERT that is compiled while it trains."
+    def forward(self, *args, **kwargs):
+        return (self.fast if self.training else BertLayer.forward)(self, *args, **kwargs)
+
 def compile_training(model:PreTrainedModel) -> PreTrainedModel:
     "The model itself, its layers and its loss compiled while it trains; what has none of them stays as it is."
+    fast = compiled(BertLayer.forward)                                # one function for all layers of a shape
     for layer in (m for m in model.modules() if isinstance(m, BertLayer)):
-        plain, fast = layer.forward, compiled(layer.forward)
-        layer.forward = lambda *args, layer=layer, plain=plain, fast=fast, **kwargs: (fast if layer.training else plain)(*args, **kwargs)
+        layer.__class__, layer.fast = CompiledLayer, fast
     model.loss_block = compiled(model.loss_block)
     return model
 

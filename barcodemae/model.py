@@ -115,7 +115,7 @@ class BarcodeMAEForPreTraining(PreTrainedModel):
     "Encoder, decoder and k-mer head in the three variants of the configuration (paper §2.2.1, Figure 1)."
     config_class, base_model_prefix, main_input_name = BarcodeMAEConfig, 'encoder', 'input_ids'
     _supports_sdpa = _supports_attention_backend = True
-    def loss_block(self, *args): return loss_block(*args)                                         # `compile_training` puts a compiled one here
+    def loss_block(self, *args): return loss_block(*args)           # `compile_training` puts a compiled one here
 
     def __init__(self, config):
         super().__init__(config)
@@ -132,15 +132,19 @@ class BarcodeMAEForPreTraining(PreTrainedModel):
     def _init_weights(self, module): BertModel._init_weights(self.encoder, module)
 
 # %% ../nbs/03_model.ipynb #e2d66431
-def attended(bert, mask): # (B, T) -> for some kinds of attention (B, 1, 1, T), which spares transformers a look at its values
+def attended(bert, mask): # (B, T) -> for some kinds of attention (B, 1, 1, T)
+    "The mask in a shape that spares transformers a look at its values."
     return mask.bool()[:, None, None] if bert.config._attn_implementation in ('sdpa', 'two_products') else mask
 
 @patch
 def encode(self:BarcodeMAEForPreTraining, input_ids, attention_mask, m:Masking):
     "Encoder states of the kept tokens (B, K, D), or of all positions (B, T, D) in the variants with [MASK]."
     if self.config.variant == 'mae':                                                          # equation (1)
-        return self.encoder(input_ids.gather(1, m.kept), attention_mask=attended(self.encoder, m.kept_used), position_ids=m.kept).last_hidden_state
-    return self.encoder(hide(input_ids, m), attention_mask=attended(self.encoder, attention_mask)).last_hidden_state
+        kept = input_ids.gather(1, m.kept)
+        mask = attended(self.encoder, m.kept_used)
+        return self.encoder(kept, attention_mask=mask, position_ids=m.kept).last_hidden_state
+    mask = attended(self.encoder, attention_mask)
+    return self.encoder(hide(input_ids, m), attention_mask=mask).last_hidden_state
 
 # %% ../nbs/03_model.ipynb #a4f8e4e6
 @patch
@@ -153,14 +157,15 @@ def decode(self:BarcodeMAEForPreTraining, encoded, attention_mask, m:Masking):
         h = torch.where(m.kept_used[..., None], h, e_mask)
         everywhere = e_mask.expand(*attention_mask.shape, -1)
         h = everywhere.scatter(1, m.kept[..., None].expand_as(h), h)
-    return self.decoder(inputs_embeds=h, attention_mask=attended(self.decoder, attention_mask)).last_hidden_state
+    mask = attended(self.decoder, attention_mask)
+    return self.decoder(inputs_embeds=h, attention_mask=mask).last_hidden_state
 
 # %% ../nbs/03_model.ipynb #b991d3ea
 def loss_block(states, weight, bias, labels): # (N, D), (V, D), (V,), (N,)
     "Sum of cross-entropies of some positions, and its gradients to states, weight and bias."
     label, used = labels.clamp(min=0)[:, None], (labels >= 0)[:, None]
     logits = torch.addmm(bias, states, weight.T).float()
-    gradient = logits.softmax(1)                                            # its largest value is 1 / sum of exp(logits - top)
+    gradient = logits.softmax(1)                                    # its largest value is 1 / sum of exp(logits - top)
     top, log_sum = logits.amax(1, keepdim=True), -gradient.amax(1, keepdim=True).log()
     loss = ((log_sum + top - logits.gather(1, label)) * used).sum()
     gradient.scatter_add_(1, label, gradient.new_full(label.shape, -1))
@@ -174,15 +179,17 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
         loss, to_states = states.new_zeros((), dtype=torch.float32), torch.empty_like(states)
         to_weight, to_bias = torch.zeros_like(weight, dtype=torch.float32), torch.zeros_like(bias, dtype=torch.float32)
         for here in (slice(i, i + block) for i in range(0, len(states), block)):
-            here_loss, to_states[here], here_weight, here_bias = work(states[here], weight, bias, labels[here])
-            loss += here_loss; to_weight += here_weight; to_bias += here_bias
+            some, to_states[here], *rest = work(states[here], weight, bias, labels[here])
+            loss += some
+            for total, part in zip((to_weight, to_bias), rest): total += part
         ctx.save_for_backward(n, to_states, to_weight, to_bias)
         return loss / n
 
     @staticmethod
     def backward(ctx, gradient):
         n, to_states, to_weight, to_bias = ctx.saved_tensors
-        return *((gradient / n * g).to(to_states.dtype) for g in (to_states, to_weight, to_bias)), None, None, None
+        scaled = ((gradient / n * g).to(to_states.dtype) for g in (to_states, to_weight, to_bias))
+        return *scaled, None, None, None
 
 def hidden_word_loss(states:torch.Tensor, # (N, D)
                      head:nn.Linear, # D -> 4^k
@@ -193,8 +200,8 @@ def hidden_word_loss(states:torch.Tensor, # (N, D)
     "`cross_entropy(head(states), labels)` and its gradient without ever holding all the logits."
     device, tensors = states.device.type, (states, head.weight, head.bias)
     if torch.is_autocast_enabled(device): tensors = (t.to(torch.get_autocast_dtype(device)) for t in tensors)
-    with torch.autocast(device, enabled=False):
-        return _BlockwiseCrossEntropy.apply(*tensors, labels, block or (256 if device == 'cpu' else 16384), work)
+    block = block or (256 if device == 'cpu' else 16384)
+    with torch.autocast(device, enabled=False): return _BlockwiseCrossEntropy.apply(*tensors, labels, block, work)
 
 # %% ../nbs/03_model.ipynb #b66e3545
 @dataclass
@@ -204,9 +211,16 @@ class PreTrainingOutput(ModelOutput):
     logits: torch.Tensor | None = None # (B, M, 4^k), the places asked for only, where they are wanted
     labels: torch.Tensor | None = None # (B, M) index of the true k-mer, -100 in places not in use
 
-def guess(states, head, labels, with_logits:bool, work=loss_block) -> PreTrainingOutput: # (B, M, D), D -> 4^k, (B, M)
+def guess(states:torch.Tensor, # (B, M, D)
+          head:nn.Linear, # D -> 4^k
+          labels:torch.Tensor, # (B, M), -100 where there is none
+          with_logits:bool, # in place of the loss that never holds them
+          work=loss_block # see `hidden_word_loss`
+         ) -> PreTrainingOutput:
     "What the head makes of the states in the places asked for."
-    if not with_logits: return PreTrainingOutput(hidden_word_loss(states.flatten(0, 1), head, labels.flatten(), work=work), None, labels)
+    if not with_logits:
+        loss = hidden_word_loss(states.flatten(0, 1), head, labels.flatten(), work=work)
+        return PreTrainingOutput(loss, None, labels)
     logits = head(states).float()                                                             # (B, M, 4^k)
     return PreTrainingOutput(F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100), logits, labels)
 

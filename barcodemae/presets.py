@@ -64,8 +64,9 @@ PRESETS = {
     'canada': dict(dataset='canada'),
     'demo': dict(_SMALL, dataset='demo', minutes=4.5),
     'mini': dict(_SMALL, dataset='coi_mini', registered=True, hidden_size=256, heads=4, decoder_hidden_size=128, minutes=40.),
-    'gpu': dict(dataset='coi_mini', registered=True, random_offset=False, hidden_size=384, layers=4, decoder_hidden_size=384, decoder_layers=4,
-                batch_size=512, optimizer='muon', learning_rate=3e-3, warmup=0.1, minutes=5.),
+    'gpu': dict(dataset='coi_mini', registered=True, random_offset=False, hidden_size=384, layers=4,
+                decoder_hidden_size=384, decoder_layers=4, batch_size=512, optimizer='muon', learning_rate=3e-3,
+                warmup=0.1, minutes=5.),
 }
 
 def make_config(preset:str, # a name in `PRESETS`
@@ -82,6 +83,8 @@ def make_config(preset:str, # a name in `PRESETS`
         raise InputError(f'{getattr(config, words[0])!r} is no number', record=words[0], mend='correct the setting')
     if min(n for n in (config.batch_size, config.epochs, config.minutes) if n is not None) <= 0 or (config.steps or 0) < 0:
         raise InputError('batch size and budget must be above zero (0 steps leave the encoder untrained)', record=preset, mend='correct the setting')
+    if not 0 <= config.warmup <= 1:
+        raise InputError(f'warmup {config.warmup}: a share of the steps', record=preset, mend='give 0 to 1')
     try:
         model_config(config)
         if config.optimizer not in OPTIMIZERS: raise ValueError(f"optimizer {config.optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
@@ -105,5 +108,6 @@ def step_gflop(c:TrainConfig # of one of `VARIANTS`
     encoder, decoder, wide = embedding_gflop(c.layers, c.hidden_size, kept), 0, c.hidden_size
     if c.variant != 'encoder_only':
         wide = c.decoder_hidden_size
-        decoder = embedding_gflop(c.decoder_layers, wide, tokens) + (wide != c.hidden_size) * 2 * c.hidden_size * wide * kept / 1e9
+        bridge = 0 if wide == c.hidden_size else 2 * c.hidden_size * wide * kept / 1e9
+        decoder = embedding_gflop(c.decoder_layers, wide, tokens) + bridge
     return 3 * (encoder + decoder + 2 * wide * 4**c.k * masked / 1e9)

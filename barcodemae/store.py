@@ -24,13 +24,14 @@ def pack(
 ) -> np.ndarray: # (N, 660) uint8
     "Barcodes as codes A=0 C=1 G=2 T=3 N=4, 5 after the end. `InputError` for other letters or more than 660 bases."
     barcodes = list(barcodes)
-    if set(map(type, barcodes)) <= {str} and not any('.' in b for b in barcodes):
-        text = ''.join([b.ljust(WIDTH, '.') for b in barcodes]).encode('latin-1', 'replace') # other alphabets become ?
+    if all(isinstance(b, str) for b in barcodes) and not any('.' in b for b in barcodes):
+        text = ''.join([b.ljust(WIDTH, '.') for b in barcodes]).encode('latin-1', 'replace') # unknown letters: ?
         bases = _CODES[np.frombuffer(text, np.uint8)]
-        if bases.size == WIDTH*len(barcodes) and not (bases == 255).any(): return bases.reshape(-1, WIDTH) # (N, 660)
+        if bases.size == WIDTH*len(barcodes) and not (bases == 255).any(): return bases.reshape(-1, WIDTH)
     right = re.compile(f'[{LETTERS}]{{0,{WIDTH}}}')
     bad = next(b for b in barcodes if not isinstance(b, str) or not right.fullmatch(b))
-    raise InputError(f'only A, C, G, T and N and at most {WIDTH} of them can be packed', record=str(bad)[:40], mend='clean it first')
+    raise InputError(f'only A, C, G, T and N and at most {WIDTH} of them can be packed', record=str(bad)[:40],
+        mend='clean it first')
 
 # %% ../nbs/01c_store.ipynb #1d5bb075
 def unpack(
@@ -55,7 +56,7 @@ class BarcodeStore:
             self.lengths = np.load(self.path/'lengths.npy') # (N,) uint16
             if not len(self) == len(self.bases) == len(self.lengths): raise ValueError('rows are lacking')
         except (OSError, ValueError) as e:
-            raise InputError(f'the store is damaged ({e})', file=self.path, mend='delete this folder; it is made anew') from e
+            raise InputError(f'the store is damaged ({e})', file=self.path, mend='delete this folder; it is made from scratch') from e
         if note := self.meta.get('unlike_published'): warnings.warn(note, stacklevel=3)
 
     @classmethod
@@ -67,11 +68,17 @@ class BarcodeStore:
         f'{s} {n:,}' for s, n in self.splits.items())
 
 # %% ../nbs/01c_store.ipynb #33d5c652
+@patch
+def _table_file(self:BarcodeStore):
+    if not (self.path/'table.arrow').exists(): raise InputError('this store was copied without its table', file=self.path,
+        mend=f"ask for one of {', '.join(sorted(p.stem for p in (self.path/'labels').glob('*.npy')))}, or copy all of it")
+    return self.path/'table.arrow'
+
 @patch(as_prop=True)
 def table(self:BarcodeStore): # polars DataFrame of N rows, all columns but dna_barcode
     "All labels, read once. One column alone comes faster from `column`."
     import polars as pl
-    if not hasattr(self, '_table'): self._table = pl.read_ipc(self.path/'table.arrow')
+    if not hasattr(self, '_table'): self._table = pl.read_ipc(self._table_file())
     return self._table
 
 @patch
@@ -79,10 +86,12 @@ def column(self:BarcodeStore,
     name, # one of `COLUMNS` but dna_barcode
 ): # polars Series of N values
     "One column of the table. `InputError` where there is no such column."
+    file = self._table_file()
     import polars as pl
-    table = pl.scan_ipc(self.path/'table.arrow')
-    if name not in table.collect_schema().names(): raise InputError(f"no column '{name}'", file=self.path,
-        mend=f"name one of {', '.join(sorted(table.collect_schema().names()))}")
+    table = pl.scan_ipc(file)
+    columns = table.collect_schema().names()
+    if name not in columns: raise InputError(f"no column '{name}'", file=self.path,
+        mend=f"name one of {', '.join(sorted(columns))}")
     return table.select(name).collect().to_series()
 
 # %% ../nbs/01c_store.ipynb #94cc74bb
@@ -106,27 +115,36 @@ def sequences(self:BarcodeStore,
 # %% ../nbs/01c_store.ipynb #a1c7e2d4
 @patch
 def _coded(self:BarcodeStore, column): # names (n,) object, and for each row the number of its name (N,)
-    path = self.path/'labels'/f'{column}.npy'
-    if path.exists(): return np.array(read_json(path.with_suffix('.json')), object), np.load(path, mmap_mode='r')
-    values = ['' if v is None else str(v) for v in self.column(column)] # a rare column, or a store of an older version
-    names = list(dict.fromkeys(values))
-    numbers = dict(zip(names, range(len(names))))
-    return np.array(names, object), np.array([numbers[v] for v in values], np.uint32)
+    path, kept = self.path/'labels'/f'{column}.npy', self.__dict__.setdefault('_names', {})
+    if not path.exists(): # a rare column, or a store of an older version
+        values = ['' if v is None else str(v) for v in self.column(column)]
+        names = list(dict.fromkeys(values))
+        numbers = dict(zip(names, range(len(names))))
+        return np.array(names, object), np.array([numbers[v] for v in values], np.uint32)
+    try:
+        if column not in kept: kept[column] = np.array(read_json(path.with_suffix('.json')), object)
+        codes = np.load(path, mmap_mode='r')
+        wrong = codes.shape != (len(self),) or codes.dtype.kind != 'u' or kept[column].ndim != 1
+        if wrong or codes.max(initial=0) >= len(kept[column]): raise ValueError('rows or names are lacking')
+    except (OSError, ValueError, TypeError, EOFError) as e:
+        raise InputError(f'these labels are damaged ({e})', file=path, mend='delete the folder labels; the table serves too') from e
+    return kept[column], codes
 
 @patch
 def labels(self:BarcodeStore,
     column, # a rank such as 'genus', or any other column, such as 'dna_bin'
-    rows=None, # (n,) row numbers; all where not given
+    rows=None, # (n,) row numbers or (N,) bool; all where not given
 ) -> np.ndarray: # (n,) of str
     "Names, '' where unknown."
-    names, codes = self._coded(column)
-    return names[codes[slice(None) if rows is None else np.asarray(rows, np.int64)]].astype(str)
+    (names, codes), rows = self._coded(column), slice(None) if rows is None else np.asarray(rows)
+    if not isinstance(rows, slice) and rows.dtype != bool: rows = rows.astype(np.int64)
+    return names[codes[rows]].astype(str)
 
 @patch
 def rows(self:BarcodeStore,
     *splits, # names of partitions; all rows where none is named
 ) -> np.ndarray: # (n,) int64
-    "Row numbers of the barcodes in these partitions, ascending. `InputError` for a partition without barcodes."
+    "Row numbers of the barcodes in these partitions, ascending. `InputError` for one without barcodes."
     need_splits(self.splits, splits, file=self.meta['source'])
     if not splits: return np.arange(len(self))
     names, codes = self._coded('split')
@@ -227,7 +245,10 @@ def prepare(
     config, files = config or CleanConfig(), source_files(source)
     if config.max_length > WIDTH: raise InputError(f'a store holds {WIDTH} bases at most', record=f'max_length {config.max_length}',
         mend=f'take {WIDTH} or less')
+    if name and not out: raise InputError('a store of a name of its own needs a folder', record=name, mend='give out')
     out = Path(out or _cached(files, config))
+    if out.is_dir() and any(out.iterdir()) and not (out/'meta.json').exists():
+        raise InputError('this folder holds something else than a store', file=out, mend='name a new folder')
     with _lock(out): _write(files, out, config, name)
     return BarcodeStore(out)
 

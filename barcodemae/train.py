@@ -11,7 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 import json, shutil, time
 import numpy as np, torch
-from .core import Compute, InputError, atomic_path, keep_memory, machine_record, probe_compute, progress, read_json, wait_for, write_json
+from .core import Compute, InputError, atomic_path, keep_memory, machine_record, probe_compute, progress
+from .core import read_json, wait_for, write_json
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
@@ -27,7 +28,7 @@ from .register import consensus, register
 
 # %% ../nbs/04_train.ipynb #e77a264a
 class Batches:
-    "Rows of each step's barcodes, shuffled from scratch each epoch: `batches(step)` -> (B,) row numbers, on a device where one is given."
+    "Rows of each step's barcodes, shuffled each epoch: `batches(step)` -> (B,) row numbers, on `device` if given."
     def __init__(self, rows, batch_size, seed, device=None):
         self.rows, self.seed, self.size, self.device = rows, seed, min(batch_size, len(rows)), device
         self.per_epoch, self.epoch = len(rows) // self.size, None
@@ -36,7 +37,7 @@ class Batches:
         epoch, i = divmod(step, self.per_epoch)
         if epoch != self.epoch:
             self.epoch, self.order = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.rows)
-            if self.device: self.order = torch.from_numpy(self.order).to(self.device)     # once an epoch: a step waits for no copy
+            if self.device: self.order = torch.from_numpy(self.order).to(self.device) # once: a step waits for no copy
         return self.order[i * self.size:(i + 1) * self.size]
 
 def seed_step(seed, step, stream=0):
@@ -45,19 +46,23 @@ def seed_step(seed, step, stream=0):
 
 # %% ../nbs/04_train.ipynb #f1a9d3b8
 def accelerator_on(compute:Compute) -> Accelerator: # on the device and in the precision that were asked for
-    "Accelerate chooses the first GPU and never changes its mind; here a process that works alone may do both."
-    on_cpu = compute.device.type == 'cpu'
-    if PartialState(cpu=on_cpu).num_processes == 1:
+    """Accelerate chooses the first GPU and never changes its mind; here a process that works alone may do both.
+
+    An accelerator of another device or precision, made before in this process, is of no use afterwards."""
+    on_cpu, lower = compute.device.type == 'cpu', {torch.bfloat16: 'bf16', torch.float16: 'fp16'}
+    precision, state = lower.get(compute.dtype, 'no'), PartialState(cpu=on_cpu)
+    same = AcceleratorState._shared_state.get('_mixed_precision', precision) == precision
+    if state.num_processes == 1 and not (same and state.device == compute.device):
         AcceleratorState._reset_state(reset_partial_state=True)
         PartialState(cpu=on_cpu).device = compute.device
-    precision = {torch.bfloat16: 'bf16', torch.float16: 'fp16'}.get(compute.dtype, 'no')
     return Accelerator(cpu=on_cpu, mixed_precision=precision)
 
 # %% ../nbs/04_train.ipynb #066358bd
 def pretraining_rows(store:BarcodeStore) -> np.ndarray: # (n,)
     "Rows to pretrain on: the partitions made for it, or all of a data set without partitions."
     if set(store.splits) == {'(none)'}: return store.rows('(none)')
-    return np.concatenate([store.rows(s) for s in ('pretrain', 'other_heldout') if s in store.splits or s == 'pretrain'])
+    parts = [s for s in ('pretrain', 'other_heldout') if s in store.splits or s == 'pretrain']
+    return np.concatenate([store.rows(s) for s in parts])
 
 class Trainer:
     "Model, optimiser and schedule of a run on the device at hand."
@@ -76,7 +81,8 @@ class Trainer:
         self.schedules = [self.schedule(o, max(steps, 2)) for o in optimizers]
         self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
         self.accelerator.register_for_checkpointing(*self.schedules)
-        self.batches = Batches(rows, config.batch_size, config.seed, None if on_cpu else self.accelerator.device)
+        device = None if on_cpu else self.accelerator.device
+        self.batches = Batches(rows, config.batch_size, config.seed, device)
         self.bases = store.bases if on_cpu else self.aligned(store.bases)
 
     def aligned(self, bases, block=16384): # (N, 660) packed bases -> on the device, on the reference
@@ -85,8 +91,10 @@ class Trainer:
         return out
 
     def schedule(self, optimizer, steps, done=-1):
-        warmup = max(self.config.warmup, 1.01 / steps) # exactly one step of warm-up would divide by zero
-        return torch.optim.lr_scheduler.OneCycleLR(optimizer, self.config.learning_rate, steps, pct_start=warmup, last_epoch=done)
+        steps = max(steps, 2)
+        warmup = min(max(self.config.warmup, 1.01 / steps), .99) # one step of either phase would divide by zero
+        OneCycle, peak = torch.optim.lr_scheduler.OneCycleLR, self.config.learning_rate
+        return OneCycle(optimizer, peak, steps, pct_start=warmup, last_epoch=done)
 
     def agree(self, *numbers): # floats: the means over all processes
         return self.accelerator.reduce(torch.tensor(numbers, device=self.accelerator.device), 'mean').tolist()
@@ -118,7 +126,7 @@ def step(self:Trainer, number, with_logits=False):
 
 # %% ../nbs/04_train.ipynb #05200a83
 def masked_accuracy(out): # share of masked k-mers that are predicted right, a tensor
-    return (out.logits.argmax(-1) == out.labels).sum() / (out.labels >= 0).sum() # positions without a label, -100, are never right
+    return (out.logits.argmax(-1) == out.labels).sum() / (out.labels >= 0).sum()       # no prediction is -100
 
 @torch.no_grad()
 def validate(trainer:Trainer, bases:np.ndarray) -> dict: # (N, 660) packed bases -> val_loss in nats, val_accuracy in percent
@@ -129,7 +137,7 @@ def validate(trainer:Trainer, bases:np.ndarray) -> dict: # (N, 660) packed bases
         for i, chunk in enumerate(chunks):
             seed_step(0, i)
             ids, mask = kmer_ids(register(torch.from_numpy(chunk).to(device), trainer.reference), c.k)
-            with trainer.accelerator.autocast(): out = model(ids, mask)
+            with trainer.compute.autocast(): out = model(ids, mask)
             losses.append(out.loss.item() * len(chunk)); hits.append(masked_accuracy(out).item() * len(chunk))
     model.train()
     return dict(val_loss=sum(losses) / len(bases), val_accuracy=100 * sum(hits) / len(bases))
@@ -222,7 +230,9 @@ class Run:
         if not plan: self.folder.put('schedule.json', plan := dict(steps=budget_in_steps(config, store, self.compute), precision=precision))
         self.state = dict(step=0, steps=plan['steps'], looks=0, seconds=0., untimed=0, best=None)
         self.trainer = Trainer(config, store, self.compute, self.state['steps'])
-        for folder in latest: self.trainer.accelerator.load_state(str(folder)); self.state |= read_json(folder/'state.json')
+        for folder in latest:
+            self.trainer.accelerator.load_state(str(folder))
+            self.state |= read_json(folder/'state.json')
         self.trainer.accelerator.wait_for_everyone()
         self.folder.forget_after(self.state['step'])
         self.board = _tensorboard(self.folder.path/'tensorboard', self.state['step']) if self.folder.writes else None
@@ -243,7 +253,9 @@ def write(self:Run, **values):
 @patch
 def look(self:Run):
     "Validate, probe, and keep the encoder when it is the best so far."
-    start = time.perf_counter(); wait_for(self.compute.device); self.state['seconds'] += time.perf_counter() - start
+    start = time.perf_counter()
+    wait_for(self.compute.device)
+    self.state['seconds'] += time.perf_counter() - start
     values = validate(self.trainer, self.held_out)
     if self.probe: values |= self.probe(self.trainer.encoder); self.trainer.model.train()
     self.write(**values)
@@ -280,11 +292,14 @@ def go(self:Run) -> dict: # the record
             if state['step'] == state['steps']: break
             start, due = time.perf_counter(), (state['step'] + 1) % c.log_steps == 0 or state['step'] + 1 == state['steps']
             out = trainer.step(state['step'], with_logits=due)
-            if first: wait_for(self.compute.device); start, first = time.perf_counter(), False; state['untimed'] += 1
+            if first:
+                wait_for(self.compute.device)
+                start, first, state['untimed'] = time.perf_counter(), False, state['untimed'] + 1
             total += out.loss.detach(); state['step'] += 1; bar.update(size)
             if due:
                 loss, accuracy = trainer.agree(total, masked_accuracy(out))
                 line = dict(loss=loss / ((state['step'] - 1) % c.log_steps + 1), accuracy=100 * accuracy)
+            if c.checkpoint_steps and state['step'] % c.checkpoint_steps == 0: wait_for(self.compute.device)
             state['seconds'] += time.perf_counter() - start
             if due: self.log_line(line, bar); total.zero_(); self.keep_to_time(); bar.total = state['steps'] * size
             if self.checkpoint_due(saved, due):
@@ -295,7 +310,8 @@ def go(self:Run) -> dict: # the record
 @patch
 def log_line(self:Run, line, bar):
     bar.set_postfix(loss=f"{line['loss']:.3f}", masked_accuracy=f"{line['accuracy']:.1f}%")
-    self.write(**line, learning_rate=self.trainer.schedules[0].get_last_lr()[0], barcodes_per_second=self.pace * self.trainer.batches.size)
+    if self.pace: line['barcodes_per_second'] = self.pace * self.trainer.batches.size
+    self.write(**line, learning_rate=self.trainer.schedules[0].get_last_lr()[0])
 
 @patch
 def checkpoint_due(self:Run, saved, line): # the clock is compared with other processes' when a line of metrics is due
@@ -309,7 +325,7 @@ def finish(self:Run) -> dict:
     if not (self.folder.path/'best').exists(): self.folder.save_encoder('best', self.trainer.encoder)
     model, seen = self.trainer.accelerator.unwrap_model(self.trainer.model), self.state['steps'] * self.trainer.batches.size
     record = dict(self.folder.config, dataset=self.store.name, simulated=self.store.simulated, steps=self.state['steps'], best=self.state['best'],
-        seconds_training=self.state['seconds'], barcodes_seen=seen, barcodes_per_second=self.pace * self.trainer.batches.size,
+        seconds_training=self.state['seconds'], barcodes_seen=seen, barcodes_per_second=self.pace * self.trainer.batches.size or None,
         parameters=model.num_parameters(), encoder_parameters=model.encoder.num_parameters(),
         compute=self.compute.name, machine=machine_record())
     self.folder.put('record.json', record)

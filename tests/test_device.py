@@ -9,10 +9,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from barcodemae.core import Compute
+from barcodemae.finetune import FinetuneConfig, Tuner
 from barcodemae.knn import GenusProbe, embed, nearest, untrained_encoder
 from barcodemae.layers import ByteDropout, FusedLinear
 from barcodemae.presets import make_config, model_config
-from barcodemae.reference import Model, save_model
+from barcodemae.reference import save_model
 from barcodemae.store import load_dataset
 from barcodemae.train import Trainer, masked_accuracy, validate
 
@@ -50,12 +51,11 @@ class OnDevice(TorchDispatchMode):
 
 @pytest.fixture(autouse=True)
 def like_a_gpu(monkeypatch):
-    "`meta` has no autocast and no fused AdamW; and on a GPU the step is compiled, so transformers does not look into the mask."
+    "`meta` has no autocast and no fused AdamW."
     enabled, autocast = torch.is_autocast_enabled, torch.autocast
     monkeypatch.setattr(torch, 'is_autocast_enabled', lambda *d: False if d == ('meta',) else enabled(*d))
     monkeypatch.setattr(torch, 'autocast', lambda d, *a, **k: contextlib.nullcontext() if d == 'meta' else autocast(d, *a, **k))
     monkeypatch.setattr(sys.modules['torch.optim.adam'], '_device_dtype_check_for_fused', lambda *a, **k: None, raising=False)
-    monkeypatch.setattr('transformers.masking_utils.is_tracing', lambda *a: True)
 
 
 @pytest.fixture(scope='module')
@@ -105,6 +105,16 @@ def test_vectors_of_identification(store, tmp_path, monkeypatch):
     with OnDevice(may_wait=True): assert model.vectors(np.array(store.bases[:50])).shape == (50, model.width)
 
 
+def test_fine_tuning(store, tmp_path):
+    encoder = untrained_encoder(model_config(config(), reference=store.sequences([0])[0]))
+    encoder.save_pretrained(tmp_path/'best')
+    for masked in (0., .5):
+        tuner = Tuner(FinetuneConfig(start=str(tmp_path), batch_size=16, masked=masked), store, META)
+        with OnDevice(may_wait=True):
+            tuner.step(0)
+            assert set(tuner.predict(tuner.rows[:20])) == set(tuner.names)
+
+
 # the mode itself: faults planted, one of each kind
 
 class Faulty(torch.nn.Linear):
@@ -122,6 +132,13 @@ def test_planted_faults_are_found(store, fault):
     dense = trainer.model.encoder.encoder.layer[0].output.dense
     dense.__class__, dense.fault = Faulty, FAULTS[fault]
     with pytest.raises(RuntimeError, match='waits for|tensors on|expected device type'), OnDevice(may_wait=False): trainer.step(0)
+
+
+def test_a_look_at_the_mask_is_found(store, monkeypatch):
+    "transformers asks whether a mask of two dimensions is all ones, and waits for the answer."
+    monkeypatch.setattr('barcodemae.model.attended', lambda bert, mask: mask)
+    trainer = Trainer(config(), store, META, 10)
+    with pytest.raises(RuntimeError, match='waits for'), OnDevice(may_wait=False): trainer.step(0)
 
 
 def test_kernels_of_the_cpu_are_found():

@@ -1,5 +1,5 @@
 """Guards for the prepared GPU run: a part that fails or hangs costs the others nothing, encoders come back whole, older timings stay."""
-import importlib.util, json, shutil, subprocess, sys
+import importlib.util, json, shutil, subprocess, sys, tarfile
 from pathlib import Path
 
 import pytest, torch
@@ -28,12 +28,18 @@ def run(folder, *arguments):
 
 
 def test_a_part_that_fails_or_hangs_leaves_the_others_their_time(tmp_path):
-    shutil.copy(TOOLS/'gpu_kit.py', tmp_path); (tmp_path/'gpu_parts.py').write_text(FAKE)
+    shutil.copy(TOOLS/'gpu_kit.py', tmp_path)
+    assert 'coi_wild_mini.tar.xz is not there' in run(tmp_path).stderr
+    (tmp_path/'gpu_parts.py').write_text(FAKE)
+    with tarfile.open(tmp_path/'coi_wild_mini.tar.xz', 'w:xz'): pass
     done = run(tmp_path, '--parts', 'smoke=20', 'speed=2', 'train=30', 'long')
     assert done.returncode == 1 and 'gpu-kit: not whole: smoke, speed' in done.stderr
     found = {p: json.loads((tmp_path/'out'/f'{p}.json').read_text())['seconds'] for p in kit.PARTS}                # all wrote what they had
     assert found['train'] > 24 and found['long'] > kit.PARTS['long'] - 6, 'what smoke left over went to speed, and no further'
-    assert run(tmp_path, '--parts', 'train=5').returncode == 0
+    again = run(tmp_path, '--parts', 'train=5')
+    assert again.returncode == 1 and 'has results of train' in again.stderr
+    shutil.rmtree(tmp_path/'out')
+    assert run(tmp_path, '--parts', 'train=7').returncode == 0
 
 
 def test_unknown_part_is_told(tmp_path):
@@ -44,7 +50,7 @@ def test_unknown_part_is_told(tmp_path):
 
 @pytest.mark.parametrize('limit', [10**9, 20_000])
 def test_encoders_come_back_whole(tmp_path, monkeypatch, limit):
-    monkeypatch.setattr(kit, 'FILE', limit)
+    monkeypatch.setattr(kit, 'SHARD', limit)
     encoder = untrained_encoder(model_config(make_config('demo', k=4, hidden_size=32, layers=2, random_offset=True), reference='ACGT' * 165))
     kit.save_shards(encoder, tmp_path, 'mae')
     files = sorted(tmp_path.glob('mae-*'))
@@ -60,6 +66,6 @@ def test_encoders_come_back_whole(tmp_path, monkeypatch, limit):
 
 def test_timings_that_were_not_taken_again_stay():
     row = lambda batch, pace: dict(shape='paper', gflop=44., batch=batch, compiled=True, barcodes_per_second=pace)
-    found = kit.joined(dict(steps=[row(128, 1.), row(512, 2.)], paper_hours=5., gpu_profile='old'), dict(steps=[row(512, 3.)], paper_hours=4.))
-    assert found == dict(steps=[row(128, 1.), row(512, 3.)], paper_hours=4., gpu_profile='old')
+    old, new = dict(steps=[row(128, 1.), row(512, 2.)], paper_hours=5.), dict(steps=[row(512, 3.)], paper_hours=4.)
+    assert kit.joined(old, new) == dict(steps=[row(128, 1.) | dict(earlier=True), row(512, 3.)], paper_hours=4.)
     assert kit.joined(dict(steps=7), dict(steps=9)) == dict(steps=9)                                               # a number of steps, in another part

@@ -39,6 +39,9 @@ def test_pack_round_trips(barcodes):
     assert unpack(bases) == barcodes
 
 
+def test_pack_takes_numpy_text(): assert unpack(pack(np.array(['ACGT', 'A']))) == ['ACGT', 'A']
+
+
 @pytest.mark.parametrize('bad', ['acgt', 'ACG-T', 'AC.', 'ACGTR', 'A'*(WIDTH + 1), 'AÄ'])
 def test_pack_refuses(bad):
     with pytest.raises(InputError, match='can be packed') as e: pack(['ACGT', bad])
@@ -216,3 +219,38 @@ def test_store_of_an_older_version(source, tmp_path):
     shutil.rmtree(tmp_path/'s'/'labels')
     old = BarcodeStore.open(tmp_path/'s')
     assert {c: old.labels(c).tolist() for c in before} == before and old.rows('test_unseen').tolist() == s.rows('test_unseen').tolist()
+
+
+def cut(path): path.write_bytes(path.read_bytes()[:-4])
+def short(path): np.save(path, np.load(path)[:-1])
+def large(path): np.save(path, np.load(path) + np.uint32(99))
+def floats(path): np.save(path, np.load(path).astype(float))
+def emptied(path): path.write_bytes(b'')
+
+@pytest.mark.parametrize('spoil', [cut, short, large, floats, emptied], ids=lambda f: f.__name__)
+def test_damaged_labels_are_told_and_the_table_serves(source, tmp_path, spoil):
+    right = prepare(source, tmp_path/'s').labels('genus').tolist()
+    spoil(tmp_path/'s'/'labels'/'genus.npy')
+    with pytest.raises(InputError, match='damaged') as e: BarcodeStore.open(tmp_path/'s').labels('genus')
+    assert e.value.file == tmp_path/'s'/'labels'/'genus.npy' and e.value.mend
+    shutil.rmtree(tmp_path/'s'/'labels')
+    assert BarcodeStore.open(tmp_path/'s').labels('genus').tolist() == right
+
+
+def test_store_without_its_table(source, tmp_path):
+    s = prepare(source, tmp_path/'s')
+    (s.path/'table.arrow').unlink()
+    assert s.labels('genus', [1]).tolist() == ['Aedes']
+    for ask in (lambda: s.labels('country'), lambda: s.column('genus'), lambda: s.table):
+        with pytest.raises(InputError, match='without its table'): ask()
+
+
+def test_labels_of_a_mask(source, tmp_path):
+    s = prepare(source, tmp_path/'s')
+    assert s.labels('genus', s.labels('genus') == 'Aedes').tolist() == ['Aedes'] * 4
+
+
+def test_a_folder_with_something_else_is_not_replaced(source, tmp_path):
+    for arguments in (dict(out=tmp_path), dict(name='x')):
+        with pytest.raises(InputError): prepare(source, **arguments)
+    assert source.exists()

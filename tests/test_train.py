@@ -3,6 +3,7 @@ import functools, json, time
 from pathlib import Path
 
 import pytest, torch
+from hypothesis import given, settings, strategies as st
 
 from barcodemae.core import Compute, InputError, find_dataset
 from barcodemae.model import VARIANTS
@@ -91,6 +92,26 @@ def test_the_rest_of_the_schedule_is_spread_over_the_steps_left(store, left):
     assert rates[0] == pytest.approx(before, rel=.1) and rates[:-1] == sorted(rates[:-1], reverse=True) # goes on where it stood, past its peak
     assert rates[-2] < before / 2
     assert len(trainer.schedules) == 2 and trainer.schedules[0].last_epoch == trainer.schedules[1].last_epoch == trainer.schedules[0].total_steps
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.floats(0, 1), st.integers(0, 39), st.integers(1, 5))
+def test_any_schedule_comes_to_its_end(steps, warmup, done, left):
+    "Any warm-up and number of steps, also when only a step or two of the time are left after a few."
+    trainer = Trainer.__new__(Trainer)
+    trainer.config = make_config('demo', warmup=warmup)
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.AdamW([weight], 1.)
+    trainer.schedules = [trainer.schedule(optimizer, steps)]
+    def go(n):
+        for _ in range(n):
+            optimizer.step()
+            trainer.schedules[0].step()
+            assert 0 <= trainer.schedules[0].get_last_lr()[0] <= trainer.config.learning_rate * (1 + 1e-9)
+    done = min(done, steps - 1)
+    go(done)
+    trainer.spread(left)
+    go(left)
 
 
 def test_a_budget_in_minutes_is_kept(store, tmp_path, monkeypatch):
