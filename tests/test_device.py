@@ -1,7 +1,7 @@
-"""What would go wrong on a GPU, found without one: the work is done on tensors of device `meta`, which have shapes and no values.
+"""What would go wrong on a GPU, found without one: tensors of device `meta` have shapes and no values.
 
-A mode watches each operation. It refuses tensors of two devices in one operation, kernels that only a CPU has and, inside a
-training step, whatever waits for a value of the device (`.item()`, a copy to the CPU, indexing with a mask)."""
+A mode watches each operation. It refuses tensors of two devices in one operation, kernels that only a CPU has
+and, inside a training step, whatever waits for a value (`.item()`, a copy to the CPU, indexing with a mask)."""
 import contextlib, sys
 
 import numpy as np, pytest, torch
@@ -19,34 +19,35 @@ from barcodemae.train import Trainer, masked_accuracy, validate
 
 META = Compute(torch.device('meta'), torch.float32)
 VARIANTS = ('mae', 'mae_with_mask', 'encoder_only', 'hyena', 'mamba', 'mamba2', 'caduceus')
-WAITS = ('aten::_local_scalar_dense', 'aten::nonzero', 'aten::masked_select', 'aten::_unique2', 'aten::is_nonzero', 'aten::equal')
+WAITS = {'aten::_local_scalar_dense', 'aten::nonzero', 'aten::masked_select', 'aten::_unique2', 'aten::equal'}
 
 
 class OnDevice(TorchDispatchMode):
-    "Refuses what a GPU cannot do and, unless it `may_wait`, what makes the CPU wait for it; counts the copies to the CPU."
+    "Refuses what a GPU cannot do and, unless it `may_wait`, waits for it; counts copies to the CPU."
     def __init__(self, may_wait): super().__init__(); self.may_wait, self.fetched = may_wait, 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, func._schema.name
         tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-        places = {t.device.type for t in tensors if t.ndim or t.device.type != 'cpu'}      # single numbers may come from the CPU
+        places = {t.device.type for t in tensors if t.ndim or t.device.type != 'cpu'} # numbers may be
         if 'meta' not in places: return func(*args, **kwargs)
         if name in ('aten::_to_copy', 'aten::copy_'): return self.copy(func, name, args, kwargs)
         if len(places) > 1: raise RuntimeError(f'{name}: tensors on {" and on ".join(sorted(places))}')
         if 'mkldnn' in name: raise RuntimeError(f'{name}: only a CPU has this kernel')
-        if name in WAITS or name.startswith('aten::index') and any(t.dtype == torch.bool for t in tensors[1:]): return self.wait(func, name, args, kwargs)
-        return func(*args, **kwargs)
+        by_mask = name.startswith('aten::index') and any(t.dtype == torch.bool for t in tensors[1:])
+        return self.wait(func, name, args, kwargs) if by_mask or name in WAITS else func(*args, **kwargs)
 
     def wait(self, func, name, args, kwargs):
         if not self.may_wait: raise RuntimeError(f'{name}: the CPU waits for the device')
         return 0. if name == 'aten::_local_scalar_dense' else func(*args, **kwargs)
 
     def copy(self, func, name, args, kwargs):
-        target = args[0].device if name == 'aten::copy_' else torch.device(kwargs.get('device') or args[0].device)
+        target = args[0].device if name == 'aten::copy_' else kwargs.get('device') or args[0].device
         if target.type != 'cpu': return func(*args, **kwargs)
         if not self.may_wait: raise RuntimeError(f'{name}: the CPU waits for a copy')
         self.fetched += 1
-        return args[0] if name == 'aten::copy_' else torch.ones(args[0].shape, dtype=kwargs.get('dtype') or args[0].dtype)
+        if name == 'aten::copy_': return args[0]
+        return torch.ones(args[0].shape, dtype=kwargs.get('dtype') or args[0].dtype)
 
 
 @pytest.fixture(autouse=True)
@@ -54,15 +55,18 @@ def like_a_gpu(monkeypatch):
     "`meta` has no autocast and no fused AdamW."
     enabled, autocast = torch.is_autocast_enabled, torch.autocast
     monkeypatch.setattr(torch, 'is_autocast_enabled', lambda *d: False if d == ('meta',) else enabled(*d))
-    monkeypatch.setattr(torch, 'autocast', lambda d, *a, **k: contextlib.nullcontext() if d == 'meta' else autocast(d, *a, **k))
-    monkeypatch.setattr(sys.modules['torch.optim.adam'], '_device_dtype_check_for_fused', lambda *a, **k: None, raising=False)
+    def no_autocast(d, *a, **k): return contextlib.nullcontext() if d == 'meta' else autocast(d, *a, **k)
+    monkeypatch.setattr(torch, 'autocast', no_autocast)
+    adam, check = sys.modules['torch.optim.adam'], '_device_dtype_check_for_fused'
+    monkeypatch.setattr(adam, check, lambda *a, **k: None, raising=False)
 
 
 @pytest.fixture(scope='module')
 def store(): return load_dataset('demo')
 
 
-def config(**changes): return make_config('demo', dropout=.1, random_offset=True, registered=True, steps=10, compiled=False, **changes)
+def config(**changes):
+    return make_config('demo', dropout=.1, random_offset=True, registered=True, steps=10, **changes)
 
 
 # the work
@@ -71,13 +75,13 @@ def config(**changes): return make_config('demo', dropout=.1, random_offset=True
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_steps_and_validation(store, variant, optimizer):
     trainer = Trainer(config(variant=variant, optimizer=optimizer), store, META, 10)
-    assert {p.device.type for p in trainer.model.parameters()} == {trainer.accelerator.device.type} == {'meta'}
-    assert trainer.bases.device.type == 'meta'                                             # all of them, once
+    assert {p.device.type for p in (*trainer.model.parameters(), trainer.bases)} == {'meta'}
     with OnDevice(may_wait=False):
         trainer.step(0)
         masked_accuracy(trainer.step(1, with_logits=True))
-    reached = {p for optimizer in trainer.optimizers for p in optimizer.state}             # a state is made where there is a gradient
-    assert not [n for n, p in trainer.model.named_parameters() if p not in reached], 'weights without a gradient or an optimiser'
+    reached = {p for optimizer in trainer.optimizers for p in optimizer.state} # made for a gradient
+    missed = [n for n, p in trainer.model.named_parameters() if p not in reached]
+    assert not missed, 'weights without a gradient or an optimiser'
     with OnDevice(may_wait=True) as on: validate(trainer, np.array(store.bases[:256]))
     assert on.fetched == 0
 
@@ -92,10 +96,11 @@ def test_embedding_and_neighbours(store, variant):
     assert rows.shape == (50, 3)
 
 
-@pytest.mark.filterwarnings('ignore::RuntimeWarning')                                  # all vectors are the same
+@pytest.mark.filterwarnings('ignore::RuntimeWarning') # all vectors are the same
 def test_probe(store):
     probe = GenusProbe(store, META, references=100, whiten=50)
-    with OnDevice(may_wait=True): assert set(probe(untrained_encoder(model_config(config())))) == {'genus_1nn', 'genus_1nn_whitened'}
+    encoder = untrained_encoder(model_config(config()))
+    with OnDevice(may_wait=True): assert set(probe(encoder)) == {'genus_1nn', 'genus_1nn_whitened'}
 
 
 def test_vectors_of_identification(store, tmp_path, monkeypatch):
@@ -121,9 +126,17 @@ class Faulty(torch.nn.Linear):
     def forward(self, x): return self.fault(super().forward(x))
 
 
-FAULTS = dict(item=lambda x: x * x.sum().item(), two_devices=lambda x: x + torch.ones(x.shape), fetched=lambda x: x * x.cpu().sum().item(),
-              mask=lambda x: x[x > 0].sum() + x, branch=lambda x: x if x.sum() > 0 else -x, row_of_cpu=lambda x: x[torch.tensor([0, 0])].sum() + x,
-              byte_dropout=lambda x: ByteDropout(.5).train()(x), generator=lambda x: x + torch.rand(x.shape, generator=torch.Generator()))
+FAULTS = dict(
+    item=lambda x: x * x.sum().item(),
+    numpy=lambda x: x * float(x.detach().numpy().sum()),
+    fetched=lambda x: x * x.cpu().sum().item(),
+    branch=lambda x: x if x.sum() > 0 else -x,
+    mask=lambda x: x[x > 0].sum() + x,
+    two_devices=lambda x: x + torch.ones(x.shape),
+    row_of_cpu=lambda x: x[torch.tensor([0, 0])].sum() + x,
+    generator=lambda x: x + torch.rand(x.shape, generator=torch.Generator()),
+    byte_dropout=lambda x: ByteDropout(.5).train()(x),
+)
 
 
 @pytest.mark.parametrize('fault', FAULTS)
@@ -131,7 +144,8 @@ def test_planted_faults_are_found(store, fault):
     trainer = Trainer(config(), store, META, 10)
     dense = trainer.model.encoder.encoder.layer[0].output.dense
     dense.__class__, dense.fault = Faulty, FAULTS[fault]
-    with pytest.raises(RuntimeError, match='waits for|tensors on|expected device type'), OnDevice(may_wait=False): trainer.step(0)
+    told = 'waits for|tensors on|only a CPU|convert meta device'
+    with pytest.raises((RuntimeError, TypeError), match=told), OnDevice(may_wait=False): trainer.step(0)
 
 
 def test_a_look_at_the_mask_is_found(store, monkeypatch):
@@ -143,4 +157,5 @@ def test_a_look_at_the_mask_is_found(store, monkeypatch):
 
 def test_kernels_of_the_cpu_are_found():
     layer, x = FusedLinear(4, 4, device='meta'), torch.ones(2, 4, device='meta')
-    with pytest.raises(RuntimeError, match='only a CPU'), OnDevice(may_wait=True): torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, 'none', [], '')
+    with pytest.raises(RuntimeError, match='only a CPU'), OnDevice(may_wait=True):
+        torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, 'none', [], '')
