@@ -3,7 +3,7 @@
 # make lab    set up, then JupyterLab
 # make benchmark  set up, then time and memory of each step beside a plain baseline (about 15 minutes on two cores, 10 GB of disk)
 # make paper  every table and figure of the paper, on the data set of settings.ini or DATASET=... (stopped, it goes on from there)
-# make gpu-kit  all that a GPU machine without network needs for the run of tools/gpu_kit.py, in gpu-kit/
+# make gpu-kit  all that a GPU machine without network needs for the run of tools/gpu_kit.py, in gpu-kit/ (DATA=mine.csv: your barcodes)
 # make docs   all notebooks as pages in docs/, with side bar and search, readable without a network
 # make readme README.md from nbs/index.ipynb
 # make clean  remove .venv, packed data sets and Python's caches; runs/ stays
@@ -71,7 +71,7 @@ leaderboard: setup
 	    echo "leaderboard: $$place/leaderboard.ipynb, its figure is in figures"; exit $$failed
 
 gpu-kit: setup
-	@$(PY) tools/gpu_kit.py pack gpu-kit
+	@$(PY) tools/gpu_kit.py pack gpu-kit $(if $(DATA),--data $(DATA))
 
 docs: setup
 	@$(PY) tools/docs.py

@@ -21,17 +21,17 @@ class TrainConfig:
     dataset: str = 'bioscan5m'         # name in settings.ini or path
     variant: str = 'mae'               # mae, mae_with_mask or encoder_only; hyena, mamba, mamba2 or caduceus
     seed: int = 0
-    k: int = 6                         # length of a word
+    k: int = 6                         # length of a k-mer
     hidden_size: int = 768             # width of the encoder; its feed-forward layers are 4 times as wide, those of hyena and mamba too
     layers: int = 6
     heads: int = 6
     decoder_hidden_size: int = 768
     decoder_layers: int = 6
     decoder_heads: int = 6
-    mask_ratio: float = 0.5            # share of k-mers hidden
+    mask_ratio: float = 0.5            # share of k-mers masked
     dropout: float = 0.1
-    random_offset: bool = True         # does each barcode start at a random base of its first word?
-    registered: bool = False           # are barcodes first laid onto the consensus of the data set?
+    random_offset: bool = True         # does each barcode start at a random base of its first k-mer?
+    registered: bool = False           # are barcodes first aligned to the consensus of the data set?
     batch_size: int = 128              # barcodes a step, over all processes
     optimizer: str = 'adamw'           # adamw, or muon for the weight matrices
     learning_rate: float = 2e-4        # peak
@@ -47,7 +47,7 @@ class TrainConfig:
     compiled: bool | None = None       # train through torch.compile? None: on a GPU
 
 # %% ../nbs/03c_presets.ipynb #6713f6b4
-def model_config(c:TrainConfig, reference:str=None # consensus that barcodes are laid onto
+def model_config(c:TrainConfig, reference:str=None # consensus that barcodes are aligned to
                  ) -> BarcodeMAEConfig|SequenceConfig:
     "Shape of the model of a run."
     encoder = dict(k=c.k, variant=c.variant, mask_ratio=c.mask_ratio, reference=reference, hidden_size=c.hidden_size, intermediate_size=4 * c.hidden_size,

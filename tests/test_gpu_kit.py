@@ -29,9 +29,9 @@ def run(folder, *arguments):
 
 def test_a_part_that_fails_or_hangs_leaves_the_others_their_time(tmp_path):
     shutil.copy(TOOLS/'gpu_kit.py', tmp_path)
-    assert 'coi_wild_mini.tar.xz is not there' in run(tmp_path).stderr
+    assert 'store.tar.xz is not there' in run(tmp_path).stderr
     (tmp_path/'gpu_parts.py').write_text(FAKE)
-    with tarfile.open(tmp_path/'coi_wild_mini.tar.xz', 'w:xz'): pass
+    with tarfile.open(tmp_path/'store.tar.xz', 'w:xz'): pass
     done = run(tmp_path, '--parts', 'smoke=20', 'speed=2', 'train=30', 'long')
     assert done.returncode == 1 and 'gpu-kit: not whole: smoke, speed' in done.stderr
     found = {p: json.loads((tmp_path/'out'/f'{p}.json').read_text())['seconds'] for p in kit.PARTS}                # all wrote what they had
@@ -69,3 +69,21 @@ def test_timings_that_were_not_taken_again_stay():
     old, new = dict(steps=[row(128, 1.), row(512, 2.)], paper_hours=5.), dict(steps=[row(512, 3.)], paper_hours=4.)
     assert kit.joined(old, new) == dict(steps=[row(128, 1.) | dict(earlier=True), row(512, 3.)], paper_hours=4.)
     assert kit.joined(dict(steps=7), dict(steps=9)) == dict(steps=9)                                               # a number of steps, in another part
+
+
+def test_results_of_two_machines_are_not_mixed(tmp_path):
+    for gpu in ('A', 'B'):
+        (tmp_path/gpu).mkdir()
+        (tmp_path/gpu/'smoke.json').write_text(json.dumps(dict(machine=dict(gpu=gpu), whole=True)))
+    kit.collect([tmp_path/'A'], tmp_path/'kept.json')
+    with pytest.raises(SystemExit, match='kept.json is of A.*Fix: --to'): kit.collect([tmp_path/'B'], tmp_path/'kept.json')
+    assert json.loads((tmp_path/'kept.json').read_text())['smoke']['machine']['gpu'] == 'A'
+    with pytest.raises(SystemExit, match='no results in'): kit.collect([tmp_path], tmp_path/'kept.json')
+
+
+def test_packing_tells_what_does_not_come_with_the_project(tmp_path, monkeypatch):
+    monkeypatch.setenv('BARCODEMAE_COI_MINI', str(tmp_path/'nowhere.csv'))
+    with pytest.raises(InputError, match='do not come with the project.*--data mine.csv'): kit.pack(tmp_path/'kit')
+    (tmp_path/'mine').mkdir()
+    with pytest.raises(InputError, match='holds something else'): kit.pack(tmp_path/'mine', ['demo'])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['mine']

@@ -15,7 +15,7 @@ from barcodemae.architectures import ARCHITECTURES
 from barcodemae.presets import embedding_gflop, make_config, model_config, step_gflop
 from barcodemae.store import WIDTH, BarcodeStore
 from barcodemae.tokenizer import kmer_ids
-from barcodemae.train import Trainer, train
+from barcodemae.train import Trainer, pretraining_rows, train
 
 PASSES = 35 * (2_284_232 + 41_250) # of the paper's pretraining on BIOSCAN-5M
 
@@ -29,13 +29,14 @@ class Part:
         self.small = self.compute.device.type == 'cpu' # sizes for trying everything out
         commit = (Path(__file__).parent/'commit.txt').read_text().strip()
         self.found = dict(machine=machine_record(), commit=commit, compute=self.compute.name)
+        self.found['dataset'] = self.store.name
         self.found |= dict(small=self.small, errors={}, whole=False)
 
     @property
     def left(self): return self.end - time.time()
     def size(self, full, small): return small if self.small else full
     def config(self, preset, full=None, small=None, **both):
-        return make_config(preset, dataset=STORE, **both, **self.size(full or {}, small or {}))
+        return make_config(preset, dataset=self.store.name, **both, **self.size(full or {}, small or {}))
 
     def put(self, **values):
         self.found |= values
@@ -99,7 +100,7 @@ def smoke(part):
         print(f'{part.left:6.1f} s left  {name}: {value:.2g}', flush=True)
         checks.append(dict(name=name, value=float(value), limit=limit, ok=bool(value <= limit)))
         part.put(checks=checks)
-    bases = np.array(part.store.bases[part.store.rows('pretrain')[:16]])
+    bases = np.array(part.store.bases[pretraining_rows(part.store)[:16]])
     exact, low = Compute(device, torch.float32), Compute(device, torch.bfloat16)
 
     for variant in part.size((*VARIANTS, *ARCHITECTURES), VARIANTS):
@@ -163,6 +164,7 @@ def compiled_step(part, name, batch, top):
     "The step as training runs it: its speed, the share of cutting barcodes into k-mers, its longest kernels."
     device = part.compute.device
     row, trainer = step_row(part, name, batch, not part.small, top)
+    batch = row['batch'] # a small data set has no more
     if name == 'paper': part.put(paper_hours=PASSES / row['barcodes_per_second'] / 3600)
     some = torch.as_tensor(np.array(part.store.bases[:batch])).to(device)
     offset = some[:, 0].long() * 0 if trainer.config.random_offset else None

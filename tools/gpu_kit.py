@@ -1,11 +1,14 @@
 """One prepared run for a GPU that is there for minutes only.
 
     python tools/gpu_kit.py pack gpu-kit        library, missing wheels and data in one folder (make gpu-kit)
+        --data mine.csv                         your own barcodes in place of coi_mini and coi_wild
     python gpu-kit/gpu_kit.py run OUT           smoke, speed, train, long; each writes its result at once
         --parts speed train=240                 some of them, with other seconds
         --device cpu --seconds 120              the same on a CPU, with models small enough for that
-    python tools/gpu_kit.py collect OUT ...     what came back, to where nbs/experiments/gpu.ipynb looks
+    python tools/gpu_kit.py collect OUT ...     encoders into checkpoints/gpu/, results into one file:
+        --to FILE                               runs/gpu_results.json where not given
 
+OUT gets smoke.json, speed.json, train.json and long.json, and the encoders mae and long as .safetensors.
 The folder needs Python with PyTorch, transformers, accelerate, safetensors, NumPy, SciPy, scikit-learn and
 tqdm, and no network."""
 import argparse, json, os, shutil, subprocess, sys, tarfile, tempfile, time
@@ -13,8 +16,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PARTS = dict(smoke=75, speed=110, train=220, long=125) # seconds at most; what a part leaves goes to the next
-SOURCES = ('coi_mini', 'coi_wild') # data sets, side by side in one folder
-STORE = 'coi_wild_mini' # of both: all their barcodes to pretrain on, and the other partitions of coi_mini
+SOURCES = ('coi_mini', 'coi_wild') # data sets, side by side in one folder; labels are those of the first
+BOTH, STORE = 'coi_wild_mini', 'store' # what they are called together; the folder of the packed data
+NEEDED = ('torch', 'transformers', 'accelerate', 'safetensors', 'numpy', 'scipy', 'sklearn', 'tqdm')
 WHEELS = ('fastcore',) # that a machine with the packages above lacks
 FILES = ('gpu_kit.py', 'gpu_parts.py', 'gpu_checks.py', 'gpu_training.py')
 SHARD = 15 * 2**20 # bytes of a file of weights, at most
@@ -22,9 +26,17 @@ SHARD = 15 * 2**20 # bytes of a file of weights, at most
 
 # -- packing: on any machine -----------------------------------------------------------------------------
 
-def pack(out):
+def pack(out, data=()): # names of data sets or files; none: SOURCES
     "Make the folder `out`, whole or not at all, and print what it weighs."
-    from barcodemae.core import atomic_path, machine_record
+    from barcodemae.core import InputError, atomic_path, find_dataset, machine_record
+    if Path(out).exists() and not (Path(out)/'commit.txt').exists():
+        raise InputError('this folder holds something else', file=out, mend='name a new folder')
+    try:
+        folder = None if data else find_dataset(SOURCES[0]).parent
+        files = [find_dataset(d) for d in data or [folder/f'{s}.csv.gz' for s in SOURCES]]
+    except InputError as e:
+        note = f'{e.message}; {" and ".join(SOURCES)} do not come with the project (data/README.md)'
+        raise InputError(note, file=e.file, mend='give barcodes: --data mine.csv, or --data demo (simulated)') from None
     with atomic_path(out) as kit:
         kit.mkdir()
         for name in FILES: shutil.copy(HERE/name, kit)
@@ -32,7 +44,7 @@ def pack(out):
         shutil.copytree(HERE.parent/'barcodemae', kit/'barcodemae', ignore=unwanted)
         (kit/'commit.txt').write_text(f"{machine_record()['commit']}\n")
         fetch_wheels(kit/'wheels')
-        pack_store(kit)
+        pack_store(kit, files, None if data else BOTH)
     sizes = {str(p.relative_to(out)): p.stat().st_size / 2**20 for p in Path(out).rglob('*') if p.is_file()}
     for name, size in sorted(sizes.items(), key=lambda o: -o[1])[:6]: print(f'{size:8.2f} MiB  {name}')
     print(f'{sum(sizes.values()):8.2f} MiB  all {len(sizes)} files of {out}')
@@ -46,17 +58,11 @@ def fetch_wheels(folder):
     subprocess.run([*pip, '--no-deps', '--only-binary=:all:', '-d', str(folder), *wanted], check=True)
 
 
-def pack_store(kit):
+def pack_store(kit, files, name):
     "The store, compressed; without its table, which only other machines can read."
-    from barcodemae.core import InputError, find_dataset
     from barcodemae.store import prepare
-    folder = find_dataset(SOURCES[0]).parent
-    files = [folder/f'{name}.csv.gz' for name in SOURCES]
-    for file in files:
-        if not file.exists():
-            raise InputError('this data set is not there', file=file, mend='put it beside coi_mini')
     with tempfile.TemporaryDirectory() as temp:
-        print(prepare(files, Path(temp)/STORE, name=STORE), flush=True)
+        print(prepare(files, Path(temp)/STORE, name=name), flush=True)
         with tarfile.open(kit/f'{STORE}.tar.xz', 'w:xz') as tar:
             tar.add(Path(temp)/STORE, STORE, filter=lambda f: None if f.name.endswith('table.arrow') else f)
 
@@ -65,6 +71,9 @@ def pack_store(kit):
 
 def run(out, parts, seconds, device): # parts: name -> seconds
     "Each part in a process of its own: one that fails or hangs costs nothing but its own time."
+    from importlib.util import find_spec
+    if lacking := [name for name in NEEDED if not find_spec(name)]:
+        sys.exit(f'gpu-kit: {sys.executable} has no {", ".join(lacking)}. Fix: install or carry them')
     scale = 1 if seconds is None else seconds / sum(parts.values())
     end, out, data = time.time() + scale * sum(parts.values()), Path(out).resolve(), HERE/f'{STORE}.tar.xz'
     if not data.exists(): sys.exit(f'gpu-kit: {data} is not there. Fix: run the copy in a packed folder')
@@ -92,23 +101,31 @@ def run(out, parts, seconds, device): # parts: name -> seconds
 
 # -- collecting: where the notebook is ---------------------------------------------------------------------
 
-def collect(folders):
-    "Results into nbs/experiments/gpu_results.json, encoders into checkpoints/gpu/; a cut part is named."
+def collect(folders, kept=None):
+    "Results into the file `kept`, joined to what it holds of the same GPU; encoders into checkpoints/gpu/."
     from barcodemae.core import load_settings, read_json, write_json
-    from gpu_controls import controls
     settings = load_settings(HERE)
-    kept = settings.root/'nbs/experiments/gpu_results.json'
-    results = read_json(kept) if kept.exists() else dict(controls=controls())
+    kept = Path(kept or settings.runs/'gpu_results.json')
+    results = read_json(kept) if kept.exists() else {}
     for folder in map(Path, folders):
         found = [p for p in PARTS if (folder/f'{p}.json').exists()]
         if not found: sys.exit(f'gpu-kit: no results in {folder}. Fix: give the folder OUT of a run')
         for part in found:
-            results[part] = joined(results.get(part, {}), read_json(folder/f'{part}.json'))
-            if not results[part].get('whole'): print(f'{folder/part}.json: the part did not come to its end')
+            new = read_json(folder/f'{part}.json')
+            if other := {machine(r) for r in results.values() if 'machine' in r} - {machine(new)}:
+                sys.exit(f'gpu-kit: {kept} is of {other.pop()}, {folder} of {machine(new)}. Fix: --to another file')
+            results[part] = joined(results.get(part, {}), new)
+            if not new.get('whole'): print(f'{folder/part}.json: the part did not come to its end')
         for first in folder.glob('*-0.safetensors'):
             print(join_shards(first, settings.checkpoints/'gpu'/first.name.removesuffix('-0.safetensors')))
+    if 'controls' not in results and results.get('train', {}).get('dataset') == BOTH:
+        from gpu_controls import controls
+        results['controls'] = controls()
     write_json(kept, results)
-    print(f'{kept.relative_to(settings.root)}: {", ".join(results)}')
+    print(f'{kept}: {", ".join(results)}')
+
+
+def machine(found): return found['machine']['gpu'] or found['machine']['cpu']
 
 
 def joined(old, new):
@@ -174,16 +191,19 @@ def main():
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     commands = parser.add_subparsers(dest='command', required=True)
-    commands.add_parser('pack').add_argument('out')
-    commands.add_parser('collect').add_argument('folders', nargs='+')
-    running = commands.add_parser('run')
-    running.add_argument('out')
-    running.add_argument('--parts', nargs='+', type=box, default=PARTS.items(), metavar='PART[=SECONDS]')
+    packing, running, collecting = (commands.add_parser(c) for c in ('pack', 'run', 'collect'))
+    packing.add_argument('out', help='folder to make')
+    packing.add_argument('--data', nargs='+', default=(), help='files of barcodes, or names in settings.ini')
+    collecting.add_argument('folders', nargs='+', help='what `run` wrote')
+    collecting.add_argument('--to', help='file of results; runs/gpu_results.json where not given')
+    running.add_argument('out', help='folder for results and encoders')
+    running.add_argument('--parts', nargs='+', type=box, default=PARTS.items(), metavar='PART[=SECONDS]',
+                         help=', '.join(f'{name}={seconds}' for name, seconds in PARTS.items()))
     running.add_argument('--seconds', type=float, help='for all of them together, shared out in proportion')
-    running.add_argument('--device', default='cuda')
+    running.add_argument('--device', default='cuda', help='cuda, cuda:1 or cpu')
     a = parser.parse_args()
-    if a.command == 'pack': pack(a.out)
-    elif a.command == 'collect': collect(a.folders)
+    if a.command == 'pack': pack(a.out, a.data)
+    elif a.command == 'collect': collect(a.folders, a.to)
     else: run(a.out, dict(a.parts), a.seconds, a.device)
 
 

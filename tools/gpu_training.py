@@ -6,9 +6,10 @@ from gpu_checks import metrics, seconds_of
 from barcodemae.architectures import load_encoder
 from barcodemae.knn import GenusProbe, embed, nearest, untrained_encoder, whitening
 from barcodemae.model import VARIANTS
-from barcodemae.train import Trainer, train
+from barcodemae.train import Trainer, pretraining_rows, train
 
 KEPT = ('mae', 'long') # runs whose encoders come back
+QUERIES = ('val_unseen', 'test_unseen')
 
 
 # -- train: the paper's three variants, equally long ----------------------------------------------------
@@ -19,9 +20,9 @@ def judge(encoder, store, compute, most=None, fit=4000):
     The reference is `train`; whitening is fitted on `fit` pretraining barcodes; `most` of a partition serve
     to try it out."""
     def known(split): return (r := store.rows(split))[store.labels('genus', r) != ''][:most]
-    rows = {s: known(s) for s in ('train', 'val_unseen', 'test_unseen')}
+    rows = {s: known(s) for s in ('train', *QUERIES) if s in store.splits}
     genus = {s: store.labels('genus', r) for s, r in rows.items()}
-    rows['fit'] = np.sort(np.random.default_rng(0).permutation(store.rows('pretrain'))[:fit])
+    rows['fit'] = np.sort(np.random.default_rng(0).permutation(pretraining_rows(store))[:fit])
     def layers(some): return embed(encoder, np.array(store.bases[some]), all_layers=True, compute=compute)
     states = {s: layers(r) for s, r in rows.items()}
     found = []
@@ -30,7 +31,7 @@ def judge(encoder, store, compute, most=None, fit=4000):
         mean, matrix = whitening(plain['fit'])
         white = {s: (x - mean) @ matrix for s, x in plain.items()}
         for whitened, x in ((False, plain), (True, white)):
-            for query in ('val_unseen', 'test_unseen'):
+            for query in (q for q in QUERIES if q in rows):
                 near = nearest(x[query], x['train'], device=compute.device)[0][:, 0]
                 row = hit_row(query, genus['train'][near] == genus[query])
                 found.append(dict(layer=layer, whitened=whitened) | row)
@@ -57,14 +58,16 @@ def variant_config(part, variant, **changes):
 def full_run(part, name, config):
     "A run to its end: curve, record, how its last encoder does and (where kept) the same one untrained."
     folder, few = part.work/name, part.size((), (300, 100))
-    probe = GenusProbe(part.store, part.compute, part.size(4000, 300), whiten=part.size(2000, 100))
+    labelled = {'train', 'val_unseen'} <= set(part.store.splits) # else the loss alone is followed
+    sizes = dict(references=part.size(4000, 300), whiten=part.size(2000, 100))
+    probe = GenusProbe(part.store, part.compute, **sizes) if labelled else None
     record = train(config, part.store, folder, part.compute, probe)
     encoder, curve = load_encoder(folder/'last'), metrics(folder)
     if name in KEPT: save_shards(encoder, part.out, name)
     print(name, [(c['barcodes'], round(c['genus_1nn'], 1)) for c in curve if 'genus_1nn' in c], flush=True)
     found = dict(config=asdict(config), record=record, curve=curve)
-    found['last'] = judge(encoder, part.store, part.compute, *few)
-    if name in KEPT:
+    if labelled: found['last'] = judge(encoder, part.store, part.compute, *few)
+    if labelled and name in KEPT:
         found['untrained'] = judge(untrained_encoder(encoder.config), part.store, part.compute, *few)
     return found
 
