@@ -5,8 +5,8 @@
     python gpu-kit/gpu_kit.py run OUT           smoke, speed, train, long; each writes its result at once
         --parts speed train=240                 some of them, with other seconds
         --device cpu --seconds 120              the same on a CPU, with models small enough for that
-    python tools/gpu_kit.py collect OUT ...     encoders into checkpoints/gpu/, results into one file:
-        --to FILE                               runs/gpu_results.json where not given
+    python tools/gpu_kit.py collect OUT ...     encoders into checkpoints/gpu/DATASET, results into
+        --to FILE                               one file, runs/gpu_results.json where not given
 
 OUT gets smoke.json, speed.json, train.json and long.json, and the encoders mae and long as .safetensors.
 The folder needs Python with PyTorch, transformers, accelerate, safetensors, NumPy, SciPy, scikit-learn and
@@ -15,7 +15,7 @@ import argparse, json, os, shutil, subprocess, sys, tarfile, tempfile, time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PARTS = dict(smoke=75, speed=110, train=220, long=125) # seconds at most; what a part leaves goes to the next
+PARTS = dict(smoke=100, speed=100, train=215, long=120) # seconds at most; what a part leaves goes to the next
 SOURCES = ('coi_mini', 'coi_wild') # data sets, side by side in one folder; labels are those of the first
 BOTH, STORE = 'coi_wild_mini', 'store' # what they are called together; the folder of the packed data
 NEEDED = ('torch', 'transformers', 'accelerate', 'safetensors', 'numpy', 'scipy', 'sklearn', 'tqdm')
@@ -102,7 +102,7 @@ def run(out, parts, seconds, device): # parts: name -> seconds
 # -- collecting: where the notebook is ---------------------------------------------------------------------
 
 def collect(folders, kept=None):
-    "Results into the file `kept`, joined to what it holds of the same GPU; encoders into checkpoints/gpu/."
+    "Results into the file `kept`, joined to what it holds of the same GPU; encoders into checkpoints."
     from barcodemae.core import load_settings, read_json, write_json
     settings = load_settings(HERE)
     kept = Path(kept or settings.runs/'gpu_results.json')
@@ -116,8 +116,9 @@ def collect(folders, kept=None):
                 sys.exit(f'gpu-kit: {kept} is of {other.pop()}, {folder} of {machine(new)}. Fix: --to another file')
             results[part] = joined(results.get(part, {}), new)
             if not new.get('whole'): print(f'{folder/part}.json: the part did not come to its end')
+        place = settings.checkpoints/'gpu'/new.get('dataset', BOTH)
         for first in folder.glob('*-0.safetensors'):
-            print(join_shards(first, settings.checkpoints/'gpu'/first.name.removesuffix('-0.safetensors')))
+            print(join_shards(first, place/first.name.removesuffix('-0.safetensors')))
     if 'controls' not in results and results.get('train', {}).get('dataset') == BOTH:
         from gpu_controls import controls
         results['controls'] = controls()

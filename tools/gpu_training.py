@@ -75,7 +75,7 @@ def full_run(part, name, config):
 def train_variants(part):
     runs, judging = {}, part.size(13, 8) # seconds beside the training of a run
     paces = {v: pace_of(part, variant_config(part, v, steps=1)) for v in VARIANTS}
-    seconds = .92 * max(9, part.left - 3 * judging) # for all of them, which take the same number of steps
+    seconds = part.size(.92, .7) * max(6, part.left - 3 * judging) # for all of them, which take the same number of steps
     steps = max(2, int(seconds / sum(1 / p for p in paces.values())))
     part.put(paces=paces, steps=steps, store=repr(part.store), runs=runs)
     for variant in VARIANTS:
@@ -92,6 +92,6 @@ def long(part):
     small = dict(hidden_size=32, heads=2, batch_size=32, log_steps=2)
     config = part.config('mini', shape | dict(batch_size=1024), small, learning_rate=4e-3, steps=1)
     pace = pace_of(part, config)
-    steps = max(2, int(pace * (part.left - part.size(12, 5)) * .88))
+    steps = max(2, int(pace * max(1, part.left - part.size(12, 14)) * part.size(.88, .6)))
     part.put(pace=pace, store=repr(part.store))
     part.put(run=full_run(part, 'long', replace(config, steps=steps, validations=part.size(16, 3))))
