@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from .core import InputError
 from .hyena import HyenaDNA, LetterModel
 from .mamba import BarcodeMamba, Caduceus, Mamba
-from .model import VARIANTS, BarcodeEncoder, BarcodeMAEForPreTraining, PreTrainingOutput, guess, hide, random_masking
+from .model import VARIANTS, BarcodeEncoder, BarcodeMAEForPreTraining, PreTrainingOutput
+from .model import guess, hide, random_masking
 from .tokenizer import FIRST_KMER, MAX_LENGTH, KmerTokenizer, check_k, pad_id
 
 # %% ../nbs/03a_architectures.ipynb #b040d494

@@ -180,4 +180,5 @@ def unlike_published(
     said = lambda n: '?' if n is None else f'{n:,}'
     wrong = [f'{s}: {b:,} barcodes, {n:,} species (published {said(pb)}, {said(pn)})' for s, b, n, pb, pn in counts.rows()
              if pb not in (None, b) or pn not in (None, n)]
-    if wrong: return f"these are not the partitions of {name} ({PUBLISHED[name]['source']}). " + '; '.join(wrong)
+    source = PUBLISHED[name]['source']
+    if wrong: return f'these are not the partitions of {name} ({source}). ' + '; '.join(wrong)

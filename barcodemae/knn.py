@@ -34,7 +34,8 @@ def _no_kmer(bases, rows, names, k):
 def embed(encoder:BarcodeEncoder, # in evaluation mode afterwards
           bases:np.ndarray, # (N, L) packed bases
           names=None, # (N,) what to call a barcode in an error
-          batch_size:int=None, all_layers=False, # barcodes at a time, by the device when absent; see `BarcodeEncoder.embed`
+          batch_size:int=None, # barcodes at a time, by the device when absent
+          all_layers=False, # see `BarcodeEncoder.embed`
           compute=None, # where and in which precision, by probing when absent
           desc='embed', change=None, # function of (ids, mask, rows) of a batch that gives other ids and mask
           quiet=False, registered=False # without a progress bar; do the barcodes lie on the reference already?
@@ -128,7 +129,7 @@ def score(true:np.ndarray, # (Q,) labels
         accuracy=right.mean(), low=low, high=high, balanced_accuracy=recall.mean(), macro_f1=f1).items()}
 
 # %% ../nbs/05_knn.ipynb #b7e2f406
-def species_interval(values:np.ndarray, # (Q,) right or wrong of each barcode, or the difference of two methods
+def species_interval(values:np.ndarray, # (Q,) is it right? Or the difference of two methods
                      species:np.ndarray, # (Q,) labels; barcodes without one stand alone
                      draws:int=1000, # samples of species
                      seed:int=0) -> tuple: # mean, and ends of the 95 % interval, in percent
@@ -210,7 +211,8 @@ def evaluate(encoder:BarcodeEncoder, store, seed=0, compute=None, fit=2000 # pre
     for method, net in dict(model=encoder, untrained=untrained_encoder(encoder.config, seed)).items():
         def layers(some):
             names = store.labels('processid', some)
-            return embed(net, store.bases[some], names, all_layers=True, compute=compute, desc=f'{method}, all layers')
+            said = dict(names=names, desc=f'{method}, all layers')
+            return embed(net, store.bases[some], all_layers=True, compute=compute, **said)
         cloud = layers(rows)
         knn += accuracies(method, cloud[:, -1], rows, store, compute.device)
         sample = layers(np.sort(np.random.default_rng(seed).permutation(store.rows('pretrain'))[:fit]))
@@ -237,8 +239,8 @@ class GenusProbe:
         self.sample = some('pretrain', whiten) if whiten else None
 
     def __call__(self, encoder):
-        bases, device = self.bases, self.compute.device
-        def vectors(rows): return embed(encoder, np.array(bases[rows]), compute=self.compute, desc='genus probe')
+        device, options = self.compute.device, dict(compute=self.compute, desc='genus probe')
+        def vectors(rows): return embed(encoder, np.array(self.bases[rows]), **options)
         def accuracy(r, q):
             near = nearest(q, r, device=device)[0][:, 0]
             return 100 * float((self.labels[0][near] == self.labels[1]).mean())

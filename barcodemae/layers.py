@@ -57,7 +57,7 @@ def lower_precision(module, inputs, output):
     return output.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else output
 
 def keep_lower_precision(bert:PreTrainedModel):
-    "Let the states between the layers have the precision of autocast: a GPU would give them 32 bits at each norm."
+    "Let the states between layers have the precision of autocast: a GPU would give them 32 bits at each norm."
     norms = [m for m in bert.modules() if isinstance(m, nn.LayerNorm)]
     for module in (bert.embeddings, *norms): module.register_forward_hook(lower_precision)
 
@@ -87,13 +87,13 @@ def fuse(model:PreTrainedModel) -> PreTrainedModel:
 
 # %% ../nbs/02c_layers.ipynb #6da9fcd5
 def compiled(work):
-    "`work` compiled for each shape; uncompiled where this machine lacks what that needs, and after some eight shapes."
-    from torch._inductor import config as inductor                    # takes a moment, so not before it is needed
-    settings = ((functorch, 'force_non_lazy_backward_lowering', True),  # a backward pass that fails does so here too
-                (inductor.triton, 'mix_order_reduction', False))        # norms apart from sums: see experiments/gpu
+    "`work` compiled for each shape; uncompiled on machines that cannot, and after some eight shapes."
+    from torch._inductor import config as inductor # takes a moment, so not before it is needed
+    settings = ((functorch, 'force_non_lazy_backward_lowering', True), # a backward pass that fails does so here
+                (inductor.triton, 'mix_order_reduction', False)) # norms apart from sums: see experiments/gpu
     for module, name, value in settings:
         if hasattr(module, name): setattr(module, name, value)
-    fast, lacking = torch.compile(work, fullgraph=True, dynamic=False), torch._dynamo.exc # an old GPU, no compiler
+    fast, lacking = torch.compile(work, fullgraph=True, dynamic=False), torch._dynamo.exc
     def run(*args, **kwargs):
         nonlocal fast
         try: return fast(*args, **kwargs)
@@ -109,7 +109,7 @@ class CompiledLayer(BertLayer):
         return (self.fast if self.training else BertLayer.forward)(self, *args, **kwargs)
 
 def compile_training(model:PreTrainedModel) -> PreTrainedModel:
-    "The model itself, its layers and its loss compiled while it trains; what has none of them stays as it is."
+    "The model itself, its layers and its loss compiled while it trains; what has none stays as it is."
     fast = compiled(BertLayer.forward)                                # one function for all layers of a shape
     for layer in (m for m in model.modules() if isinstance(m, BertLayer)):
         layer.__class__, layer.fast = CompiledLayer, fast

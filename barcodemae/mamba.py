@@ -33,9 +33,10 @@ def selective_scan(x, dt, # (B, T, D): what is told, and the steps
     x, dt, B, C = (t.float().transpose(0, 1) for t in (x, dt, B, C))                     # letters first
     A, ys = A.float().T.contiguous(), []
     h = x.new_zeros(x.shape[1], *A.shape)                                                # (B, N, D)
-    size = 32 if x.is_cuda else min(max(2**19 // h.numel(), 4), 32)                       # what a CPU's cache holds
+    size = 32 if x.is_cuda else min(max(2**19 // h.numel(), 4), 32) # what a CPU's cache holds
     for x_, dt_, B_, C_ in zip(*(t.split(size) for t in (x, dt, B, C))):
-        if torch.is_grad_enabled(): y, h = checkpoint(_block, x_, dt_, A, B_, C_, h, use_reentrant=False, preserve_rng_state=False)
+        options = dict(use_reentrant=False, preserve_rng_state=False)
+        if torch.is_grad_enabled(): y, h = checkpoint(_block, x_, dt_, A, B_, C_, h, **options)
         else: y, h = _block(x_, dt_, A, B_, C_, h)
         ys.append(y)
     return torch.cat(ys).transpose(0, 1)

@@ -115,7 +115,7 @@ class BarcodeMAEForPreTraining(PreTrainedModel):
     "Encoder, decoder and k-mer head in the three variants of the configuration (paper §2.2.1, Figure 1)."
     config_class, base_model_prefix, main_input_name = BarcodeMAEConfig, 'encoder', 'input_ids'
     _supports_sdpa = _supports_attention_backend = True
-    def loss_block(self, *args): return loss_block(*args)           # `compile_training` puts a compiled one here
+    def loss_block(self, *args): return loss_block(*args) # `compile_training` puts a compiled one here
 
     def __init__(self, config):
         super().__init__(config)
@@ -134,7 +134,8 @@ class BarcodeMAEForPreTraining(PreTrainedModel):
 # %% ../nbs/03_model.ipynb #e2d66431
 def attended(bert, mask): # (B, T) -> for some kinds of attention (B, 1, 1, T)
     "The mask in a shape that spares transformers a look at its values."
-    return mask.bool()[:, None, None] if bert.config._attn_implementation in ('sdpa', 'two_products') else mask
+    kind = bert.config._attn_implementation
+    return mask.bool()[:, None, None] if kind in ('sdpa', 'two_products') else mask
 
 @patch
 def encode(self:BarcodeMAEForPreTraining, input_ids, attention_mask, m:Masking):
@@ -165,13 +166,14 @@ def loss_block(states, weight, bias, labels): # (N, D), (V, D), (V,), (N,)
     "Sum of cross-entropies of some positions, and its gradients to states, weight and bias."
     label, used = labels.clamp(min=0)[:, None], (labels >= 0)[:, None]
     logits = torch.addmm(bias, states, weight.T).float()
-    gradient = logits.softmax(1)                                    # its largest value is 1 / sum of exp(logits - top)
+    gradient = logits.softmax(1) # its largest value is 1 / sum of exp(logits - top)
     top, log_sum = logits.amax(1, keepdim=True), -gradient.amax(1, keepdim=True).log()
     loss = ((log_sum + top - logits.gather(1, label)) * used).sum()
     gradient.scatter_add_(1, label, gradient.new_full(label.shape, -1))
     to_bias, gradient = (used.float().T @ gradient)[0], gradient.to(states.dtype)
     return loss, gradient @ weight * used, gradient.T @ (states * used), to_bias
 
+# %% ../nbs/03_model.ipynb #d4e8f1a2
 class _BlockwiseCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, states, weight, bias, labels, block, work):
@@ -191,6 +193,7 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
         scaled = ((gradient / n * g).to(to_states.dtype) for g in (to_states, to_weight, to_bias))
         return *scaled, None, None, None
 
+# %% ../nbs/03_model.ipynb #d4e8f1a3
 def hidden_word_loss(states:torch.Tensor, # (N, D)
                      head:nn.Linear, # D -> 4^k
                      labels:torch.Tensor, # (N,) -100 where there is none
@@ -201,7 +204,8 @@ def hidden_word_loss(states:torch.Tensor, # (N, D)
     device, tensors = states.device.type, (states, head.weight, head.bias)
     if torch.is_autocast_enabled(device): tensors = (t.to(torch.get_autocast_dtype(device)) for t in tensors)
     block = block or (256 if device == 'cpu' else 16384)
-    with torch.autocast(device, enabled=False): return _BlockwiseCrossEntropy.apply(*tensors, labels, block, work)
+    with torch.autocast(device, enabled=False):
+        return _BlockwiseCrossEntropy.apply(*tensors, labels, block, work)
 
 # %% ../nbs/03_model.ipynb #b66e3545
 @dataclass

@@ -39,9 +39,10 @@ class Muon(torch.optim.Optimizer):
                 if not self.state[p]: self.state[p]['momentum_buffer'] = torch.zeros_like(p)
                 shapes[p.shape].append(p)
             for shape, params in shapes.items():
-                momenta, gradients = [self.state[p]['momentum_buffer'] for p in params], [p.grad for p in params]
+                momenta = [self.state[p]['momentum_buffer'] for p in params]
+                gradients = [p.grad for p in params]
                 torch._foreach_lerp_(momenta, gradients, 1 - group['momentum'])
-                updates = torch.stack(torch._foreach_lerp(gradients, momenta, group['momentum']))      # (n, rows, columns)
+                updates = torch.stack(torch._foreach_lerp(gradients, momenta, group['momentum'])) # (n, rows, columns)
                 updates = orthogonalise(updates, dtype=self.dtype).mul_(group['lr'] * 0.2 * max(shape)**.5)
                 torch._foreach_mul_(params, 1 - group['lr'] * group['weight_decay'])
                 torch._foreach_sub_(params, list(updates.unbind()))

@@ -25,7 +25,7 @@ def pack(
     "Barcodes as codes A=0 C=1 G=2 T=3 N=4, 5 after the end. `InputError` for other letters or more than 660 bases."
     barcodes = list(barcodes)
     if all(isinstance(b, str) for b in barcodes) and not any('.' in b for b in barcodes):
-        text = ''.join([b.ljust(WIDTH, '.') for b in barcodes]).encode('latin-1', 'replace') # unknown letters: ?
+        text = ''.join([b.ljust(WIDTH, '.') for b in barcodes]).encode('latin-1', 'replace')
         bases = _CODES[np.frombuffer(text, np.uint8)]
         if bases.size == WIDTH*len(barcodes) and not (bases == 255).any(): return bases.reshape(-1, WIDTH)
     right = re.compile(f'[{LETTERS}]{{0,{WIDTH}}}')
@@ -56,7 +56,8 @@ class BarcodeStore:
             self.lengths = np.load(self.path/'lengths.npy') # (N,) uint16
             if not len(self) == len(self.bases) == len(self.lengths): raise ValueError('rows are lacking')
         except (OSError, ValueError) as e:
-            raise InputError(f'the store is damaged ({e})', file=self.path, mend='delete this folder; it is made from scratch') from e
+            raise InputError(f'the store is damaged ({e})', file=self.path,
+                mend='delete this folder; it is made from scratch') from e
         if note := self.meta.get('unlike_published'): warnings.warn(note, stacklevel=3)
 
     @classmethod
@@ -70,9 +71,10 @@ class BarcodeStore:
 # %% ../nbs/01c_store.ipynb #33d5c652
 @patch
 def _table_file(self:BarcodeStore):
-    if not (self.path/'table.arrow').exists(): raise InputError('this store was copied without its table', file=self.path,
-        mend=f"ask for one of {', '.join(sorted(p.stem for p in (self.path/'labels').glob('*.npy')))}, or copy all of it")
-    return self.path/'table.arrow'
+    file, there = self.path/'table.arrow', sorted(p.stem for p in (self.path/'labels').glob('*.npy'))
+    if not file.exists(): raise InputError('this store was copied without its table', file=self.path,
+        mend=f"ask for one of {', '.join(there)}, or copy all of it")
+    return file
 
 @patch(as_prop=True)
 def table(self:BarcodeStore): # polars DataFrame of N rows, all columns but dna_barcode
@@ -102,7 +104,8 @@ def need_splits(
 ):
     "`InputError` where a partition that is needed is not there."
     lacking = [s for s in wanted if s not in have]
-    if lacking: raise InputError(f"no barcode in partition {', '.join(lacking)}; there are {', '.join(have) or 'none'}", file=file,
+    said = f"no barcode in partition {', '.join(lacking)}; there are {', '.join(have) or 'none'}"
+    if lacking: raise InputError(said, file=file,
         mend='give the rows a split column, or name the files as CANADA-1.5M does')
 
 @patch
@@ -127,7 +130,8 @@ def _coded(self:BarcodeStore, column): # names (n,) object, and for each row the
         wrong = codes.shape != (len(self),) or codes.dtype.kind != 'u' or kept[column].ndim != 1
         if wrong or codes.max(initial=0) >= len(kept[column]): raise ValueError('rows or names are lacking')
     except (OSError, ValueError, TypeError, EOFError) as e:
-        raise InputError(f'these labels are damaged ({e})', file=path, mend='delete the folder labels; the table serves too') from e
+        raise InputError(f'these labels are damaged ({e})', file=path,
+            mend='delete the folder labels; the table serves too') from e
     return kept[column], codes
 
 @patch
@@ -171,9 +175,11 @@ def _write_labels(table, folder):
     for column in ('processid', *RANKS, 'dna_bin', 'split'):
         values = table.select(pl.col(column).fill_null('')).collect()
         names = pl.concat([pl.DataFrame({column: ['']}), values]).unique(maintain_order=True)
-        codes = values.join(names.with_row_index('code'), on=column, how='left', maintain_order='left')['code']
+        numbered = names.with_row_index('code')
+        codes = values.join(numbered, on=column, how='left', maintain_order='left')['code']
         np.save(folder/f'{column}.npy', codes.to_numpy().astype(np.uint32)) # (N,)
-        (folder/f'{column}.json').write_text(json.dumps(names[column].to_list(), ensure_ascii=False), encoding='utf-8')
+        text = json.dumps(names[column].to_list(), ensure_ascii=False)
+        (folder/f'{column}.json').write_text(text, encoding='utf-8')
 
 # %% ../nbs/01c_store.ipynb #6187b41d
 def _write_rows(files, temp, config, bar):
@@ -210,9 +216,11 @@ def _meta(files, config, report, mark, table, name):
     published = known_dataset(name or files[0])
     counts = count_partitions(table, published)
     simulated = table.select(pl.col('dna_bin').str.starts_with('SIM:').any()).collect().item()
-    return dict(name=name or _name(files), source=str(files[0] if len(files) == 1 else files[0].parent), simulated=simulated,
-        barcodes=report.kept, bases=mark, config=dataclasses.asdict(config), report=dataclasses.asdict(report),
-        published=published, unlike_published=unlike_published(counts, published) if published else None, partitions=counts.to_dicts())
+    source = files[0] if len(files) == 1 else files[0].parent
+    note = unlike_published(counts, published) if published else None
+    return dict(name=name or _name(files), source=str(source), simulated=simulated, barcodes=report.kept, bases=mark,
+        config=dataclasses.asdict(config), report=dataclasses.asdict(report), published=published,
+        unlike_published=note, partitions=counts.to_dicts())
 
 # %% ../nbs/01c_store.ipynb #75503277
 def _write(files, out, config, name=None):
@@ -239,13 +247,13 @@ def prepare(
     config=None, # a `CleanConfig`: what may stay
     name=None, # what to call it; the name of the file or its folder where not given
 ) -> BarcodeStore:
-    "Read, clean and pack `source` into a store, from scratch, and open it. `InputError` names file and record of what is wrong."
+    "Make `source` a store, from scratch, and open it. `InputError` names file and record of what is wrong."
     from barcodemae.clean import CleanConfig
     from barcodemae.data import source_files
     config, files = config or CleanConfig(), source_files(source)
     if config.max_length > WIDTH: raise InputError(f'a store holds {WIDTH} bases at most', record=f'max_length {config.max_length}',
         mend=f'take {WIDTH} or less')
-    if name and not out: raise InputError('a store of a name of its own needs a folder', record=name, mend='give out')
+    if name and not out: raise InputError('a store with a name needs a folder', record=name, mend='give out')
     out = Path(out or _cached(files, config))
     if out.is_dir() and any(out.iterdir()) and not (out/'meta.json').exists():
         raise InputError('this folder holds something else than a store', file=out, mend='name a new folder')

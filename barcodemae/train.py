@@ -28,7 +28,7 @@ from .register import consensus, register
 
 # %% ../nbs/04_train.ipynb #e77a264a
 class Batches:
-    "Rows of each step's barcodes, shuffled each epoch: `batches(step)` -> (B,) row numbers, on `device` if given."
+    "Rows of each step, shuffled each epoch: `batches(step)` -> (B,) row numbers, on `device` if given."
     def __init__(self, rows, batch_size, seed, device=None):
         self.rows, self.seed, self.size, self.device = rows, seed, min(batch_size, len(rows)), device
         self.per_epoch, self.epoch = len(rows) // self.size, None
@@ -37,7 +37,7 @@ class Batches:
         epoch, i = divmod(step, self.per_epoch)
         if epoch != self.epoch:
             self.epoch, self.order = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.rows)
-            if self.device: self.order = torch.from_numpy(self.order).to(self.device) # once: a step waits for no copy
+            if self.device: self.order = torch.from_numpy(self.order).to(self.device) # no step waits
         return self.order[i * self.size:(i + 1) * self.size]
 
 def seed_step(seed, step, stream=0):
@@ -46,7 +46,7 @@ def seed_step(seed, step, stream=0):
 
 # %% ../nbs/04_train.ipynb #f1a9d3b8
 def accelerator_on(compute:Compute) -> Accelerator: # on the device and in the precision that were asked for
-    """Accelerate chooses the first GPU and never changes its mind; here a process that works alone may do both.
+    """Accelerate chooses the first GPU and keeps to it; here a process that works alone may do otherwise.
 
     An accelerator of another device or precision, made before in this process, is of no use afterwards."""
     on_cpu, lower = compute.device.type == 'cpu', {torch.bfloat16: 'bf16', torch.float16: 'fp16'}
@@ -57,13 +57,14 @@ def accelerator_on(compute:Compute) -> Accelerator: # on the device and in the p
         PartialState(cpu=on_cpu).device = compute.device
     return Accelerator(cpu=on_cpu, mixed_precision=precision)
 
-# %% ../nbs/04_train.ipynb #066358bd
+# %% ../nbs/04_train.ipynb #f1a9d3b9
 def pretraining_rows(store:BarcodeStore) -> np.ndarray: # (n,)
     "Rows to pretrain on: the partitions made for it, or all of a data set without partitions."
     if set(store.splits) == {'(none)'}: return store.rows('(none)')
     parts = [s for s in ('pretrain', 'other_heldout') if s in store.splits or s == 'pretrain']
     return np.concatenate([store.rows(s) for s in parts])
 
+# %% ../nbs/04_train.ipynb #066358bd
 class Trainer:
     "Model, optimiser and schedule of a run on the device at hand."
     def __init__(self, config:TrainConfig, store:BarcodeStore, compute, steps:int):
@@ -92,7 +93,7 @@ class Trainer:
 
     def schedule(self, optimizer, steps, done=-1):
         steps = max(steps, 2)
-        warmup = min(max(self.config.warmup, 1.01 / steps), .99) # one step of either phase would divide by zero
+        warmup = min(max(self.config.warmup, 1.01 / steps), .99) # a phase of one step divides by 0
         OneCycle, peak = torch.optim.lr_scheduler.OneCycleLR, self.config.learning_rate
         return OneCycle(optimizer, peak, steps, pct_start=warmup, last_epoch=done)
 
@@ -325,7 +326,8 @@ def finish(self:Run) -> dict:
     if not (self.folder.path/'best').exists(): self.folder.save_encoder('best', self.trainer.encoder)
     model, seen = self.trainer.accelerator.unwrap_model(self.trainer.model), self.state['steps'] * self.trainer.batches.size
     record = dict(self.folder.config, dataset=self.store.name, simulated=self.store.simulated, steps=self.state['steps'], best=self.state['best'],
-        seconds_training=self.state['seconds'], barcodes_seen=seen, barcodes_per_second=self.pace * self.trainer.batches.size or None,
+        seconds_training=self.state['seconds'], barcodes_seen=seen,
+        barcodes_per_second=self.pace * self.trainer.batches.size or None,
         parameters=model.num_parameters(), encoder_parameters=model.encoder.num_parameters(),
         compute=self.compute.name, machine=machine_record())
     self.folder.put('record.json', record)
