@@ -251,8 +251,8 @@ def probe_compute(
         raise InputError(f'this device cannot be used here ({str(e).partition(chr(10))[0]})', record=f'device {device}',
             mend='set device = auto or cpu, in settings.ini or BARCODEMAE_DEVICE') from None
     if device.type == 'cuda':
-        if device.index is not None: torch.cuda.set_device(device)      # some libraries know the current one alone
-        torch.backends.cuda.enable_cudnn_sdp(False)                     # torch 2.11: coarse dropout, NaN gradients
+        if device.index is not None: torch.cuda.set_device(device) # some libraries know the current one alone
+        torch.backends.cuda.enable_cudnn_sdp(False) # torch 2.11: coarse dropout, NaN gradients
     return Compute(device, _measured_dtype(device))
 
 # %% ../nbs/00_core.ipynb #f4e94e42

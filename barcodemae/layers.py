@@ -57,7 +57,7 @@ def lower_precision(module, inputs, output):
     return output.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else output
 
 def keep_lower_precision(bert:PreTrainedModel):
-    "Let the states between layers have the precision of autocast: a GPU would give them 32 bits at each norm."
+    "Let the states between layers have the precision of autocast; a GPU's norms would give 32 bits."
     norms = [m for m in bert.modules() if isinstance(m, nn.LayerNorm)]
     for module in (bert.embeddings, *norms): module.register_forward_hook(lower_precision)
 
@@ -89,7 +89,7 @@ def fuse(model:PreTrainedModel) -> PreTrainedModel:
 def compiled(work):
     "`work` compiled for each shape; uncompiled on machines that cannot, and after some eight shapes."
     from torch._inductor import config as inductor # takes a moment, so not before it is needed
-    settings = ((functorch, 'force_non_lazy_backward_lowering', True), # a backward pass that fails does so here
+    settings = ((functorch, 'force_non_lazy_backward_lowering', True), # its failures show here
                 (inductor.triton, 'mix_order_reduction', False)) # norms apart from sums: see experiments/gpu
     for module, name, value in settings:
         if hasattr(module, name): setattr(module, name, value)

@@ -42,8 +42,8 @@ class Muon(torch.optim.Optimizer):
                 momenta = [self.state[p]['momentum_buffer'] for p in params]
                 gradients = [p.grad for p in params]
                 torch._foreach_lerp_(momenta, gradients, 1 - group['momentum'])
-                updates = torch.stack(torch._foreach_lerp(gradients, momenta, group['momentum'])) # (n, rows, columns)
-                updates = orthogonalise(updates, dtype=self.dtype).mul_(group['lr'] * 0.2 * max(shape)**.5)
+                updates = torch._foreach_lerp(gradients, momenta, group['momentum'])
+                updates = orthogonalise(torch.stack(updates), dtype=self.dtype).mul_(group['lr'] * 0.2 * max(shape)**.5)
                 torch._foreach_mul_(params, 1 - group['lr'] * group['weight_decay'])
                 torch._foreach_sub_(params, list(updates.unbind()))
 

@@ -218,8 +218,8 @@ def _meta(files, config, report, mark, table, name):
     simulated = table.select(pl.col('dna_bin').str.starts_with('SIM:').any()).collect().item()
     source = files[0] if len(files) == 1 else files[0].parent
     note = unlike_published(counts, published) if published else None
-    return dict(name=name or _name(files), source=str(source), simulated=simulated, barcodes=report.kept, bases=mark,
-        config=dataclasses.asdict(config), report=dataclasses.asdict(report), published=published,
+    return dict(name=name or _name(files), source=str(source), simulated=simulated, barcodes=report.kept,
+        bases=mark, config=dataclasses.asdict(config), report=dataclasses.asdict(report), published=published,
         unlike_published=note, partitions=counts.to_dicts())
 
 # %% ../nbs/01c_store.ipynb #75503277
