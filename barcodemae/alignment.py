@@ -81,10 +81,11 @@ _TABLE = dict(query=pl.Int64, reference=pl.Int64, identity=pl.Float64)
 def blast(queries, # list of Q str
           references, # list of R str
           threads:int=1, hits:int=1, # how many references BLAST keeps for each query
-          task='megablast' # or 'blastn': shorter seeds, more distant relatives, several times slower
+          task='megablast', # or 'blastn': shorter seeds, more distant relatives, several times slower
+          strand='plus' # or minus, both
          ) -> Hits:
     "Best reference by bit score (BLAST+). Raises `InputError` where the programs are absent, fail or are killed."
-    settings = ['-task', task, '-strand', 'plus', '-max_target_seqs', hits]
+    settings = ['-task', task, '-strand', strand, '-max_target_seqs', hits]
     table, record = _run(queries, references, _TABLE | dict(bits=pl.Float64), threads, settings,
         ['makeblastdb', '-in', 'references.fa', '-dbtype', 'nucl', '-out', 'references'],
         ['blastn', '-query', 'queries.fa', '-db', 'references', '-out', 'out.tsv', '-outfmt', '6 qseqid sseqid pident bitscore',
@@ -96,9 +97,11 @@ def vsearch(queries, # list of Q str
             references, # list of R str
             maxaccepts:int=64, maxrejects:int=256, # see above; 0 means no limit
             identity:float=.5, # share of equal letters that a hit has at least
-            threads:int=1) -> Hits:
+            threads:int=1,
+            strand='plus' # or both
+           ) -> Hits:
     "Best reference by identity of the whole barcodes (VSEARCH). Raises `InputError` where the program is absent, fails or is killed."
-    settings = ['--id', identity, '--maxaccepts', maxaccepts, '--maxrejects', maxrejects, '--strand', 'plus']
+    settings = ['--id', identity, '--maxaccepts', maxaccepts, '--maxrejects', maxrejects, '--strand', strand]
     table, record = _run(queries, references, _TABLE, threads, settings,
         ['vsearch', '--quiet', '--usearch_global', 'queries.fa', '--db', 'references.fa', '--userout', 'out.tsv', '--userfields', 'query+target+id',
          '--maxhits', 1, '--threads', threads, *settings])

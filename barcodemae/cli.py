@@ -38,8 +38,13 @@ ABOUT = dict(
 MORE = dict(
     index='REFERENCE is a table (CSV, TSV, Parquet) with the columns processid, dna_barcode and some of phylum, class, order, family, genus, species, or FASTA whose headers end in '
           ';tax=o:Diptera,f:Culicidae,g:Aedes,s:Aedes aegypti. A name of a data set in settings.ini will do as well. Stopped, the same command goes on.',
-    identify='Columns: query, best_hit (most alike reference), identity (percent), novel (the rank at which the query is new: species, genus, ... or nothing), then each rank with its confidence '
-             '(0.9: right nine times in ten, also for species that are not in the reference), and novelty (probability that the species is not in the reference). A run that was killed goes on where it stood when -o is given.',
+    identify='Columns: query; best_hit (most similar reference), identity (percent), overlap (columns of the gene '
+             'in common), bin; strand; novel (the highest rank that is more likely new than not); each rank with its '
+             'confidence, fitted on your reference; novelty of family, genus, species; taxon and rank (the lowest '
+             'above --cutoff); ambiguous (names that the bases cannot tell apart); flags. What is no animal COI, or '
+             'shares too little with any reference, has no name and a flag: too_short, off_target, '
+             'few_common_sites. Sequences of up to 25,000 bases, on either strand. A run that was killed resumes '
+             'when -o is given.',
     embed='Columns: query and embedding, a vector of length 1; the cosine of two vectors says how related they are.',
     cluster='Columns: query, cluster (1 is the largest), size. Barcodes are compared that have 200 sites in common, or four fifths of the longer one.')
 
@@ -56,7 +61,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument('--split', action='append', default=[], metavar='NAME', help='only rows of this partition (column split); may be given several times')
     p = command('identify', _reading(), _shared())
     p.add_argument('--reference', required=True, metavar='PATH', help='folder made by barcodemae index, or a file with names')
-    p.add_argument('--strand', choices=('plus', 'both'), default='plus', help='both: try the reverse complement too (takes twice the time); default: plus')
+    p.add_argument('--strand', choices=('both', 'plus', 'minus'), default='both',
+                   help='strand of the queries; both: found for each of them; default: both')
+    p.add_argument('--expect-new', type=float, default=.5, metavar='SHARE',
+                   help='share of queries whose species the reference is believed to lack; default: 0.5')
+    p.add_argument('--cutoff', type=float, default=.9, metavar='SHARE',
+                   help='confidence that a name needs to stand in the column taxon; default: 0.9')
+    p.add_argument('--hits', type=int, default=0, metavar='N',
+                   help='write the N best references of each query, with identity, overlap and BIN, instead')
     command('embed', _reading(), _shared())
     p = command('cluster', _reading(), _shared())
     p.add_argument('--number', type=int, metavar='N', help='make exactly so many groups')
@@ -86,7 +98,9 @@ def run(a): # parsed arguments -> the faults of the input, if any
     if a.command == 'doctor': print('\n'.join(f'{name:28} {value}' for name, value in tool.doctor().items()))
     elif a.command == 'fit': tool.fit(a.run, a.dataset, a.out, a.device, a.quiet)
     elif a.command == 'index': tool.index(a.reference, a.out, splits=tuple(a.split), **how)
-    elif a.command == 'identify': return tool.identify(a.query, a.reference, a.out, a.format, strand=a.strand, strict=a.strict, **how)
+    elif a.command == 'identify':
+        ask = tool.Ask(a.strand, a.expect_new, a.cutoff, a.hits)
+        return tool.identify(a.query, a.reference, a.out, ask, form=a.format, strict=a.strict, **how)
     elif a.command == 'embed': return tool.embed_file(a.query, a.out, a.format, strict=a.strict, **how)
     elif a.command == 'cluster': return tool.cluster(a.query, a.out, a.format, a.number, a.distance / 100, strict=a.strict, **how)
     elif a.command == 'plot': return tool.plot(a.query, a.out, a.reference, strict=a.strict, **how)

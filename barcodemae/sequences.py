@@ -18,7 +18,7 @@ from .core import InputError
 from .data import _open, _parquet_frames, _standard, _table_frames, _told
 
 # %% ../nbs/12_sequences.ipynb #5b59dced
-LONGEST, SHORTEST = 1_000, 60 # bases of a barcode; unambiguous bases of it
+LONGEST, SHORTEST = 25_000, 60 # bases of a sequence (a mitogenome has 16,000); unambiguous bases of it
 FAULTS = { # kind -> mend
     'empty file': 'check the step that wrote it',
     'truncated file': 'it was cut short on its way here: fetch it again',
@@ -30,7 +30,7 @@ FAULTS = { # kind -> mend
     'no id': 'give each record an id of its own',
     'empty record': 'put the sequence below its id, or remove the record',
     'not ASCII': 'type the letters anew, or export them as plain text',
-    'not DNA': 'give nucleotide sequences, not protein; IUPAC letters, U and gaps (- and .) are fine',
+    'not DNA': 'give nucleotide sequences, not protein; IUPAC codes, U and gaps (- and .) are fine',
     'too long': f'cut the barcode region out of it: at most {LONGEST:,} bases are read',
     'too short': f'at least {SHORTEST} unambiguous bases are needed',
     'repeated id': 'give each record an id of its own, or tell the answers apart by their order',
@@ -66,15 +66,15 @@ class Faults:
         return '\n'.join(lines)
 
 # %% ../nbs/12_sequences.ipynb #486e9ac2
-_LETTERS = bytes.maketrans(b'abcdefghijklmnopqrstuvwxyzU' + b'RYSWKMBDHV' + b'ryswkmbdhv' + b'u',
-                           b'ABCDEFGHIJKLMNOPQRSTUVWXYZT' + b'N'*20 + b'T') # later pairs go before earlier ones
-_NOTHING = b' \t\n\r\v\f-.' # white space and gaps
+_LETTERS = bytes.maketrans(b'abcdefghijklmnopqrstuvwxyzU' + b'RYSWKMBDHV' + b'ryswkmbdhv' + b'-.' + b'u',
+                           b'ABCDEFGHIJKLMNOPQRSTUVWXYZT' + b'N'*22 + b'T') # later pairs go before earlier ones
+_NOTHING = b' \t\n\r\v\f' # white space
 
 def clean_sequence(
     raw:bytes, # letters as they stand in the file
     lost=0, # how many more of them were not kept
 ): # (barcode, None, None), or ('', kind of fault, detail)
-    "One sequence as letters A, C, G, T, N without N at the ends, 60 unambiguous ones to 1,000; or what is wrong with it."
+    "One sequence as letters A, C, G, T, N without N at the ends, 60 unambiguous ones to 25,000; or what is wrong with it."
     letters = raw.translate(_LETTERS, _NOTHING).rstrip(b'*')
     if odd := letters.translate(None, b'ACGTN'): return '', *_odd(odd)
     if not letters and not lost: return '', 'empty record', None
@@ -311,7 +311,7 @@ def read_sequences(
     done=lambda n: None, # called with the number of bytes read so far (packed)
     skip=0, # barcodes at the beginning that are not wanted again
 ):
-    """Yields (names, barcodes), two lists of at most `batch` texts, in the file's order. Barcodes hold A, C, G, T, N: 60 unambiguous ones to 1,000.
+    """Yields (names, barcodes), two lists of at most `batch` texts, in the file's order. Barcodes hold A, C, G, T, N: 60 unambiguous ones to 25,000.
     `InputError` (file, record, mend) where reading cannot go on, or at the first fault where `faults.strict`."""
     if batch < 1 or skip < 0: raise ValueError(f'batch {batch}, skip {skip}')
     counted, seen = faults if faults is not None else Faults(), Seen()
