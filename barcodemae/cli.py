@@ -99,8 +99,8 @@ def run(a): # parsed arguments -> the faults of the input, if any
     elif a.command == 'fit': tool.fit(a.run, a.dataset, a.out, a.device, a.quiet)
     elif a.command == 'index': tool.index(a.reference, a.out, splits=tuple(a.split), **how)
     elif a.command == 'identify':
-        ask = tool.Ask(a.strand, a.expect_new, a.cutoff, a.hits)
-        return tool.identify(a.query, a.reference, a.out, ask, form=a.format, strict=a.strict, **how)
+        ask = dict(strand=a.strand, expect_new=a.expect_new, cutoff=a.cutoff, hits=a.hits)
+        return tool.identify(a.query, a.reference, a.out, form=a.format, strict=a.strict, **ask, **how)
     elif a.command == 'embed': return tool.embed_file(a.query, a.out, a.format, strict=a.strict, **how)
     elif a.command == 'cluster': return tool.cluster(a.query, a.out, a.format, a.number, a.distance / 100, strict=a.strict, **how)
     elif a.command == 'plot': return tool.plot(a.query, a.out, a.reference, strict=a.strict, **how)

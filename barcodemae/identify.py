@@ -11,10 +11,10 @@ import numpy as np, polars as pl
 from fastcore.basics import patch
 from .core import InputError, atomic_path, read_json, write_json
 from .candidates import DIFFERENT, FEWEST, KEPT, SHARED, fit_ranking, leave_species_out, short_list
-from .confidence import TAXA, assign_taxa, believed, calibrate, equally_near
+from .confidence import STRANGER, TAXA, assign_taxa, believed, calibrate, equally_near
 from .gaps import settle
 from .place import place
-from .flags import Looked, quality_flags
+from .flags import Looked, other_side, quality_flags
 from .reference import Reference
 from .store import WIDTH
 
@@ -54,14 +54,14 @@ NEAR = .19 # below it a query is named even where it does not fit the gene's con
 
 def no_match(looked:Looked) -> np.ndarray: # (Q,) '' or the flag that says why there is no name
     "Queries without a name: too short, off the gene, or with too few columns in common with any reference."
-    known = (looked.bases < 4).sum(1)
+    known, given = (looked.bases < 4).sum(1), np.array([(c < 4).sum() for c in looked.placed.codes], int)
     best = np.isfinite(looked.found.score[:, 0])
     shared = np.where(best, looked.found.features[:, 0, SHARED] * WIDTH, 0)
     far = np.where(best, looked.different, 1)
-    off = ((far > NEAR) & ~looked.reference.model.on_gene(looked.placed)) | (far > FAR)
+    on_gene = looked.reference.model.on_gene(looked.placed)
+    off = (known < FEWEST) | ((far > NEAR) & ~on_gene) | ((far > FAR) & (shared >= FEWEST))
     few = (shared < FEWEST) | (shared < known / 4)
-    return np.select([known < FEWEST, off & ~(few & looked.reference.model.on_gene(looked.placed)), few],
-                     ['too_short', 'off_target', 'few_common_sites'], '')
+    return np.select([given < FEWEST, off, few], ['too_short', 'off_target', 'few_common_sites'], '')
 
 # %% ../nbs/12d_identify.ipynb #dc6d0040
 @dataclass
@@ -115,11 +115,21 @@ def __call__(self:Identifier,
     barcodes, # Q str of A, C, G, T, N
     block:int=1024, # queries at a time
 ) -> pl.DataFrame: # one row a query: see `columns`
-    "The answers."
+    "The answers. Raises `InputError` for ids and barcodes of different number, or for what is no DNA."
+    names, barcodes = _checked(list(names), list(barcodes))
     frames = [self.block(names[i:i + block], barcodes[i:i + block]) for i in range(0, len(names), block)]
     return pl.concat(frames) if frames else pl.DataFrame(schema=self.columns)
 
 # %% ../nbs/12d_identify.ipynb #55b93e10
+def _checked(names, barcodes): # the same, barcodes in upper case
+    if len(names) != len(barcodes):
+        raise InputError(f'{len(names)} ids and {len(barcodes)} barcodes', mend='give an id for each')
+    for name, barcode in zip(names, barcodes):
+        if not isinstance(barcode, str):
+            raise InputError('this barcode is no text', record=name, mend='give a str')
+    return names, [b.upper().replace('U', 'T') for b in barcodes]
+
+# %% ../nbs/12d_identify.ipynb #9cd3f147
 @patch
 def block(self:Identifier,
     names, # Q ids
@@ -129,6 +139,8 @@ def block(self:Identifier,
     looked, assigned = self.look(barcodes)
     if self.ask.hits: return self.hit_table(names, looked)
     nothing, belief = no_match(looked), believed(looked.found, assigned, self.confidence, self.ask.expect_new)
+    for rank, (sure, _) in belief.items(): # what is known of one half of a chimera holds for one half
+        sure[other_side(looked) > STRANGER[rank]] *= .5
     blank, out = nothing != '', dict(query=list(names)) | self.best(looked, nothing != '')
     taken = {rank: np.where(blank, '', self._named(assigned, rank, len(names))) for rank in assigned}
     sure = {rank: np.where((taken[rank] == ''), np.nan, belief[rank][0]) for rank in assigned}
@@ -138,11 +150,11 @@ def block(self:Identifier,
     out |= {f'{rank}_novelty': new[rank].round(4) for rank in NOVEL if rank in assigned}
     out['taxon'], out['rank'] = self.trusted(taken, sure)
     out['ambiguous'] = self.ambiguous(looked.found, assigned, blank)
-    flags = [([why] if why else []) + odd for why, odd in zip(nothing, quality_flags(looked))]
+    flags = [[why] if why else odd for why, odd in zip(nothing, quality_flags(looked))]
     out['flags'] = [' '.join(f + ['ambiguous'] * bool(a)) for f, a in zip(flags, out['ambiguous'])]
     return pl.DataFrame(out, schema=self.columns, nan_to_null=True)
 
-# %% ../nbs/12d_identify.ipynb #9cd3f147
+# %% ../nbs/12d_identify.ipynb #5cba7172
 NOVEL = ('family', 'genus', 'species') # ranks with a column of their own
 
 def _highest(new, n): # the highest rank that is more likely new than not
@@ -150,7 +162,7 @@ def _highest(new, n): # the highest rank that is more likely new than not
     for rank in reversed(list(new)): novel[new[rank] > .5] = rank
     return list(novel)
 
-# %% ../nbs/12d_identify.ipynb #5cba7172
+# %% ../nbs/12d_identify.ipynb #6eaf4bdf
 @patch
 def best(self:Identifier,
     looked:Looked,
@@ -166,7 +178,7 @@ def best(self:Identifier,
                 overlap=np.where(there, overlap, 0), bin=bins,
                 strand=np.where(looked.placed.minus, '-', '+'))
 
-# %% ../nbs/12d_identify.ipynb #6eaf4bdf
+# %% ../nbs/12d_identify.ipynb #9a3e53d3
 def _identity(bases, others): # (..., 660) -> percent, columns in common
     both = (bases < 4) & (others < 4)
     overlap = both.sum(-1)
@@ -185,7 +197,7 @@ def trusted(self:Identifier,
         taxon[good], rank[good] = taken[r][good], r
     return list(taxon), list(rank)
 
-# %% ../nbs/12d_identify.ipynb #9a3e53d3
+# %% ../nbs/12d_identify.ipynb #dfb44739
 @patch
 def ambiguous(self:Identifier,
     found, # `ShortList`, best first
@@ -200,7 +212,7 @@ def ambiguous(self:Identifier,
     several = [sorted(set(names[number[i][t & (number[i] >= 0)]])) for i, t in enumerate(tied)]
     return ['; '.join(s) if len(s) > 1 else '' for s in several]
 
-# %% ../nbs/12d_identify.ipynb #dfb44739
+# %% ../nbs/12d_identify.ipynb #777cfb59
 @patch
 def hit_table(self:Identifier,
     names, # Q ids
@@ -218,7 +230,7 @@ def hit_table(self:Identifier,
                  bin=labels['dna_bin'].fill_null(''))
     return pl.DataFrame(first | {rank: labels[rank] for rank in self.number}, schema=self.columns)
 
-# %% ../nbs/12d_identify.ipynb #777cfb59
+# %% ../nbs/12d_identify.ipynb #8b519904
 @patch(as_prop=True)
 def columns(self:Identifier) -> dict:
     """Columns of the answer and their types.

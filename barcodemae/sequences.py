@@ -77,7 +77,7 @@ def clean_sequence(
     "One sequence as letters A, C, G, T, N without N at the ends, 60 unambiguous ones to 25,000; or what is wrong with it."
     letters = raw.translate(_LETTERS, _NOTHING).rstrip(b'*')
     if odd := letters.translate(None, b'ACGTN'): return '', *_odd(odd)
-    if not letters and not lost: return '', 'empty record', None
+    if not lost and not raw.strip(_NOTHING + b'-.*'): return '', 'empty record', None
     letters = letters.strip(b'N')
     if len(letters) + lost > LONGEST: return '', 'too long', f"{'about ' if lost else ''}{len(letters) + lost:,} bases"
     bases = len(letters) - letters.count(b'N')

@@ -8,7 +8,7 @@ __all__ = ['FORMATS', 'index', 'fit', 'answer', 'Reading', 'identify', 'embed_fi
 # %% ../nbs/12e_tool.ipynb #34b2a824
 import json, shutil, sys, tempfile
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 import numpy as np, polars as pl, torch
@@ -149,15 +149,16 @@ class Reading:
     device: str = None    # see `barcodemae doctor`
     quiet: bool = False   # no progress bar
 
+# %% ../nbs/12e_tool.ipynb #6672bb8f
 def identify(
     query, # file of sequences, - for standard input
     reference, # folder of `index`, or file with names
     out=None, # file to write, standard output when absent
-    ask=None, # an `Ask`: strand, expected new species, cut-off, hits
-    **reading, # fields of `Reading`
+    **options, # fields of `Ask` (strand, expect_new, cutoff, hits) and of `Reading`
 ) -> Faults:
     "Name every barcode of a file. Raises `InputError`; with `strict` also for the first faulty record."
-    how, ask = Reading(**reading), ask or Ask()
+    ask = Ask(**{f.name: options.pop(f.name) for f in fields(Ask) if f.name in options})
+    how = Reading(**options)
     _kind(out, how.form)
     faults = Faults(how.strict)
     with _opened(reference, how.model, how.device, how.quiet) as known:
