@@ -11,7 +11,7 @@ __all__ = ['LIST', 'CROWD', 'CAP', 'KEPT', 'LONGEST', 'COSINE', 'DIFFERENT', 'SH
 from dataclasses import dataclass
 import numpy as np, torch
 from torch.nn import functional as F
-from .columns import column_vectors
+from .columns import column_vectors, nearest_rows
 from .core import InputError, progress
 from .reference import Reference
 from .sites import FEATURES, site_features
@@ -22,10 +22,10 @@ LIST, CROWD, CAP, KEPT = 256, 32, 8, 64 # references looked at; of a species; of
 LONGEST = 2048 # references looked at for a short fragment
 
 def within_cap(
-    number:np.ndarray, # (Q, n) species of each candidate, best first, -1 unknown
+    number:np.ndarray, # (Q, n) `crowd` of each candidate, best first, -1 unknown
     cap:int,
 ) -> np.ndarray: # (Q, n) bool
-    "Is it among the first `cap` of its species? Of unknown species all are."
+    "Is it among the first `cap` of its species? Of those of which nothing is known all are."
     order = np.argsort(number, 1, kind='stable')
     ordered = np.take_along_axis(number, order, 1)
     fresh = np.concatenate([np.ones((len(number), 1), bool), ordered[:, 1:] != ordered[:, :-1]], 1)
@@ -38,9 +38,9 @@ def _first(good, n): # (Q, m) bool -> (Q, n) places of the first good ones, then
     return np.argsort(~good, 1, kind='stable')[:, :n]
 
 # %% ../nbs/12d_candidates.ipynb #a35e3eea
-def _capped(reference, vectors, wide, n, own): # the best n of the nearest `wide`, at most CROWD of a species
-    rows, cosine = reference.search(vectors, wide, own=own)
-    good = within_cap(reference.number['species'][rows], CROWD) & (cosine > -1.5)
+def _capped(reference, vectors, wide, n, without): # the best n of `wide`, at most CROWD of a species
+    rows, cosine = nearest_rows(vectors, reference.matrix, wide, without)
+    good = within_cap(reference.crowd[rows], CROWD) & (cosine > -1.5)
     first = _first(good, n)
     rows, cosine, good = (np.take_along_axis(x, first, 1) for x in (rows, cosine, good))
     return rows, np.where(good, cosine, -2), good
@@ -50,16 +50,19 @@ def nearest_columns(
     reference:Reference,
     vectors:np.ndarray, # (Q, D) of `column_vectors`
     n:int, # how many; fewer where the reference has fewer
-    own=None, # (Q,) row of the reference that a query is and may not see, -1 for none
+    without=None, # see `nearest_rows`
+    wide=None, # how many are looked at, twice `n` and more where absent
 ) -> tuple: # rows (Q, n) int64 and cosine (Q, n) float32, -2 where there is none
     "The nearest references, at most `CROWD` of a species."
-    wide = min(len(reference), 2 * n + 256)
-    rows, cosine, good = _capped(reference, vectors, wide, n, own)
-    poor = (good.sum(1) < min(n, KEPT)) & (wide < len(reference))
-    if poor.any():                                                 # one crowd filled the list: look further
-        mine = None if own is None else own[poor]
-        rows[poor], cosine[poor], _ = _capped(reference, vectors[poor], len(reference), n, mine)
+    wide = min(len(reference), wide or 2 * n + 256)
+    rows, cosine, good = _capped(reference, vectors, wide, n, without)
+    poor = np.flatnonzero((good.sum(1) < min(n, KEPT)) & (wide < len(reference)))
+    for some in _blocks(poor, max(1, 2**23 // wide)):             # a crowd filled the list: look further
+        mine = without and (without[0], without[1][some])
+        rows[some], cosine[some] = nearest_columns(reference, vectors[some], n, mine, 8 * wide)
     return rows, cosine
+
+def _blocks(rows, size): return (rows[i:i + size] for i in range(0, len(rows), size))
 
 # %% ../nbs/12d_candidates.ipynb #7f390169
 COSINE, DIFFERENT, SHARED = len(FEATURES), FEATURES.index('different'), FEATURES.index('shared')
@@ -102,8 +105,8 @@ def short_list(
     reference:Reference,
     bases:np.ndarray, # (Q, 660) on the columns of the gene
     weights=None, # (9,) of `fit_ranking`; without them the cosine decides
-    own=None, # (Q,) row of the reference that a query is, -1 for none
-    n=KEPT, # kept of the list, `CAP` of a species at most; None: all that were looked at
+    without=None, # see `nearest_rows`
+    n=KEPT, # kept of the list, `CAP` of a species at most; None: `LIST` without a cap
 ) -> ShortList: # best first
     "The nearest by columns, compared site by site and put in order."
     vectors = column_vectors(reference.model.columns, bases)
@@ -114,17 +117,15 @@ def short_list(
     out = ShortList(*(np.zeros((len(bases), kept, *shape), kind) for shape, kind in shapes.values()))
     for length in np.unique(size):
         for some in _blocks(np.flatnonzero(size == length), max(16, 2**19 // int(length))):
-            mine = None if own is None else own[some]
+            mine = without and (without[0], without[1][some])
             found = _list(reference, bases[some], vectors[some], weights, int(length), mine)
-            if n: found = found.take(_first(within_cap(reference.number['species'][found.rows], CAP), kept))
+            if n: found = found.take(_first(within_cap(reference.crowd[found.rows], CAP), kept))
             for name in shapes: getattr(out, name)[some] = getattr(found, name)[:, :kept]
     return out
 
-def _blocks(rows, size): return (rows[i:i + size] for i in range(0, len(rows), size))
-
 # %% ../nbs/12d_candidates.ipynb #a1477196
-def _list(reference, bases, vectors, weights, length, own): # all that are looked at, best first
-    rows, cosine = nearest_columns(reference, vectors, min(length, len(reference)), own)
+def _list(reference, bases, vectors, weights, length, without): # all that are looked at, best first
+    rows, cosine = nearest_columns(reference, vectors, min(length, len(reference)), without)
     features = candidate_features(reference, bases, rows, cosine)
     score = cosine if weights is None else features @ np.asarray(weights, np.float32)
     seen = (cosine > -1.5) & (features[..., SHARED] * WIDTH >= FEWEST)
@@ -162,9 +163,8 @@ def leave_species_out(
     asked = np.sort(rng.permutation(np.flatnonzero((genus >= 0) & (species >= 0)))[:most])
     features, right = [], []
     for rows in progress(list(_blocks(asked, 512)), desc='leaving each species out', unit='blocks'):
-        found = short_list(reference, fragments(np.array(reference.bases[rows]), rng), own=rows, n=None)
-        seen = (species[found.rows] != species[rows][:, None]) & np.isfinite(found.score)
-        found = ShortList(found.rows, found.features, np.where(seen, found.score, -np.inf)).best(128)
+        cut, without = fragments(np.array(reference.bases[rows]), rng), (species, species[rows])
+        found = short_list(reference, cut, without=without, n=None).best(128)
         hit = (genus[found.rows] == genus[rows][:, None]) & np.isfinite(found.score)
         features.append(found.features[hit.any(1)])
         right.append(hit[hit.any(1)])

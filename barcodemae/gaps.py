@@ -9,7 +9,7 @@ __all__ = ['K', 'KEPT', 'OPEN', 'EXTEND', 'STRETCH', 'DISAGREE', 'FOREIGN', 'REL
 # %% ../nbs/12b_gaps.ipynb #525623d3
 from dataclasses import dataclass
 import numpy as np, parasail
-from .columns import column_vectors
+from .columns import column_vectors, nearest_rows
 from .place import WEAK, Placed, _TURNED
 from .store import PAD, WIDTH
 
@@ -146,12 +146,9 @@ def foreign_ends(
 RELATIVES = 4 # that are aligned
 
 def _two_nearest(table, bases, pool, own): # (N, 2) rows of the pool; a lone relative counts twice
-    vectors, near = column_vectors(table, bases), np.zeros((len(bases), 2), np.int64)
-    for i in range(0, len(bases), 1024):
-        cosine = vectors[i:i + 1024] @ pool.vectors.T
-        if own is not None: cosine[np.arange(len(cosine)), own[i:i + 1024]] = -2
-        near[i:i + 1024] = np.argpartition(-cosine, min(1, len(pool) - 1), axis=1)[:, :2]
-    return near
+    without = None if own is None else (np.arange(len(pool)), own)
+    rows, cosine = nearest_rows(column_vectors(table, bases), pool.vectors, 2, without)
+    return np.where(cosine > -1.5, rows, rows[:, :1])[:, [0, -1]]
 
 # %% ../nbs/12b_gaps.ipynb #5d6e30ab
 def settle(
@@ -159,6 +156,7 @@ def settle(
     placed:Placed, # without gaps; changed in place
     pool:Pool, # relatives
     own=None, # (N,) rows of the pool that are the sequences themselves: they and suspects do not serve
+    turn=True, # may what lies nowhere clearly be turned to the other strand?
 ) -> np.ndarray: # (N,) bool: was suspected
     "Put those that do not fit their relatives onto the columns of one that shares most k-mers, with gaps."
     near = _two_nearest(table, placed.bases, pool, own)
@@ -166,7 +164,7 @@ def settle(
     suspect = (worst > DISAGREE) | (placed.score < WEAK)
     serves = np.ones(len(pool), bool)
     if own is not None: serves[own[suspect]] = False
-    for i in np.flatnonzero(suspect): near[i] = _settle(placed, i, pool, near[i], serves)
+    for i in np.flatnonzero(suspect): near[i] = _settle(placed, i, pool, near[i], serves, turn)
     _trim(placed, [pool.bases[near[:, j]] for j in range(2)])
     return suspect
 
@@ -178,9 +176,9 @@ def _trim(placed, relatives): # where both relatives say that an end is foreign,
     placed.bases[outside] = PAD
 
 # %% ../nbs/12b_gaps.ipynb #b2813fe0
-def _settle(placed, i, pool, near, serves): # one suspect -> (2,) rows of its nearest relatives
+def _settle(placed, i, pool, near, serves, turn): # one suspect -> (2,) rows of its nearest relatives
     codes = placed.codes[i]
-    ways = {False: codes} | ({True: _TURNED[codes[::-1]]} if placed.score[i] < WEAK else {})
+    ways = {False: codes} | ({True: _TURNED[codes[::-1]]} if turn and placed.score[i] < WEAK else {})
     best, found = _plain_score(placed.bases[i], pool.bases[near]).max() + pool.gain, None
     for turned, codes in ways.items():
         shared = pool.sharing(codes) * serves

@@ -42,7 +42,7 @@ def calibration(
     path, fit = reference.folder/'confidence.json', reference.model.settings
     if 'ranking' not in fit: raise InputError('this model was never fitted to identify',
         file=reference.model.folder, mend='barcodemae fit makes a model that is')
-    about = dict(barcodes=len(reference), ranking=fit['ranking'])
+    about = dict(content=reference.content, ranking=fit['ranking'])
     if path.exists() and (kept := read_json(path)).get('made_for') == about: return kept['confidence']
     made = calibrate(reference, np.array(fit['ranking']), fit.get('confidence'))
     write_json(path, dict(made_for=about, confidence=made))
@@ -60,7 +60,7 @@ def no_match(looked:Looked) -> np.ndarray: # (Q,) '' or the flag that says why t
     far = np.where(best, looked.different, 1)
     on_gene = looked.reference.model.on_gene(looked.placed)
     off = (known < FEWEST) | ((far > NEAR) & ~on_gene) | ((far > FAR) & (shared >= FEWEST))
-    few = (shared < FEWEST) | (shared < known / 4)
+    few = (shared < FEWEST) | (shared < np.minimum(given, WIDTH) / 5)
     return np.select([given < FEWEST, off, few], ['too_short', 'off_target', 'few_common_sites'], '')
 
 # %% ../nbs/12d_identify.ipynb #dc6d0040
@@ -79,6 +79,7 @@ class Ask:
                 mend=dict(expect_new='give a share between 0 and 1', cutoff='give a share from 0 to 1',
                           hits=f'give 0 to {KEPT}')[name])
 
+# %% ../nbs/12d_identify.ipynb #b99004be
 class Identifier:
     "Names for barcodes. Raises `InputError` where the reference's model was never fitted for it."
     def __init__(self,
@@ -86,23 +87,25 @@ class Identifier:
         ask=None, # an `Ask`; its defaults when absent
     ):
         self.reference, self.model, self.ask = reference, reference.model, ask or Ask()
+        if not len(reference) or not set(TAXA) & set(reference.names):
+            raise InputError('this reference holds no name', file=reference.folder, mend='index a file')
         self.confidence, self.ranking = calibration(reference), np.array(self.model.settings['ranking'])
         self.number = {rank: reference.number[rank] for rank in TAXA if rank in reference.names}
 
-# %% ../nbs/12d_identify.ipynb #b99004be
+# %% ../nbs/12d_identify.ipynb #cb0d646d
 @patch
 def look(self:Identifier,
     barcodes, # Q str of A, C, G, T, N
 ) -> tuple: # `Looked`, and rank -> `Assigned`
     "Queries placed, with candidates and names."
     placed = place(barcodes, self.model.consensus, self.ask.strand)
-    settle(self.model.columns, placed, self.reference.pool)
+    settle(self.model.columns, placed, self.reference.pool, turn=self.ask.strand == 'both')
     found = short_list(self.reference, placed.bases, self.ranking)
     assigned = assign_taxa(found, self.number)
     looked = Looked(placed, found, self.reference, self._named(assigned, 'phylum', len(placed)))
     return looked, assigned
 
-# %% ../nbs/12d_identify.ipynb #cb0d646d
+# %% ../nbs/12d_identify.ipynb #55b93e10
 @patch
 def _named(self:Identifier, assigned, rank, n):
     if rank not in assigned: return np.full(n, '')
@@ -115,21 +118,21 @@ def __call__(self:Identifier,
     barcodes, # Q str of A, C, G, T, N
     block:int=1024, # queries at a time
 ) -> pl.DataFrame: # one row a query: see `columns`
-    "The answers. Raises `InputError` for ids and barcodes of different number, or for what is no DNA."
+    "The answers. Raises `InputError` for ids and barcodes of different number, or for what is no text."
     names, barcodes = _checked(list(names), list(barcodes))
     frames = [self.block(names[i:i + block], barcodes[i:i + block]) for i in range(0, len(names), block)]
     return pl.concat(frames) if frames else pl.DataFrame(schema=self.columns)
 
-# %% ../nbs/12d_identify.ipynb #55b93e10
+# %% ../nbs/12d_identify.ipynb #9cd3f147
 def _checked(names, barcodes): # the same, barcodes in upper case
     if len(names) != len(barcodes):
         raise InputError(f'{len(names)} ids and {len(barcodes)} barcodes', mend='give an id for each')
     for name, barcode in zip(names, barcodes):
         if not isinstance(barcode, str):
             raise InputError('this barcode is no text', record=name, mend='give a str')
-    return names, [b.upper().replace('U', 'T') for b in barcodes]
+    return [str(n) for n in names], [b.upper().replace('U', 'T') for b in barcodes]
 
-# %% ../nbs/12d_identify.ipynb #9cd3f147
+# %% ../nbs/12d_identify.ipynb #5cba7172
 @patch
 def block(self:Identifier,
     names, # Q ids
@@ -154,7 +157,7 @@ def block(self:Identifier,
     out['flags'] = [' '.join(f + ['ambiguous'] * bool(a)) for f, a in zip(flags, out['ambiguous'])]
     return pl.DataFrame(out, schema=self.columns, nan_to_null=True)
 
-# %% ../nbs/12d_identify.ipynb #5cba7172
+# %% ../nbs/12d_identify.ipynb #6eaf4bdf
 NOVEL = ('family', 'genus', 'species') # ranks with a column of their own
 
 def _highest(new, n): # the highest rank that is more likely new than not
@@ -162,7 +165,7 @@ def _highest(new, n): # the highest rank that is more likely new than not
     for rank in reversed(list(new)): novel[new[rank] > .5] = rank
     return list(novel)
 
-# %% ../nbs/12d_identify.ipynb #6eaf4bdf
+# %% ../nbs/12d_identify.ipynb #9a3e53d3
 @patch
 def best(self:Identifier,
     looked:Looked,
@@ -178,7 +181,7 @@ def best(self:Identifier,
                 overlap=np.where(there, overlap, 0), bin=bins,
                 strand=np.where(looked.placed.minus, '-', '+'))
 
-# %% ../nbs/12d_identify.ipynb #9a3e53d3
+# %% ../nbs/12d_identify.ipynb #dfb44739
 def _identity(bases, others): # (..., 660) -> percent, columns in common
     both = (bases < 4) & (others < 4)
     overlap = both.sum(-1)
@@ -197,7 +200,7 @@ def trusted(self:Identifier,
         taxon[good], rank[good] = taken[r][good], r
     return list(taxon), list(rank)
 
-# %% ../nbs/12d_identify.ipynb #dfb44739
+# %% ../nbs/12d_identify.ipynb #777cfb59
 @patch
 def ambiguous(self:Identifier,
     found, # `ShortList`, best first
@@ -212,7 +215,7 @@ def ambiguous(self:Identifier,
     several = [sorted(set(names[number[i][t & (number[i] >= 0)]])) for i, t in enumerate(tied)]
     return ['; '.join(s) if len(s) > 1 else '' for s in several]
 
-# %% ../nbs/12d_identify.ipynb #777cfb59
+# %% ../nbs/12d_identify.ipynb #8b519904
 @patch
 def hit_table(self:Identifier,
     names, # Q ids
@@ -230,7 +233,7 @@ def hit_table(self:Identifier,
                  bin=labels['dna_bin'].fill_null(''))
     return pl.DataFrame(first | {rank: labels[rank] for rank in self.number}, schema=self.columns)
 
-# %% ../nbs/12d_identify.ipynb #8b519904
+# %% ../nbs/12d_identify.ipynb #dccaa611
 @patch(as_prop=True)
 def columns(self:Identifier) -> dict:
     """Columns of the answer and their types.

@@ -24,7 +24,7 @@ def _delete(barcode, rng, size=1):
     return barcode[:at] + barcode[at + size:]
 
 def _insert(barcode, rng, size=1):
-    at = int(rng.integers(0, len(barcode)))
+    at = int(rng.integers(0, len(barcode) + 1))
     return barcode[:at] + ''.join(rng.choice(list('ACGT'), size)) + barcode[at:]
 
 def _cut(barcode, rng, size):

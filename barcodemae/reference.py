@@ -7,7 +7,7 @@ __all__ = ['DEFAULT_MODEL', 'ALONE', 'CHANCE', 'FORMAT', 'ARRAYS', 'LABELS', 'LO
            'Rows', 'Reference', 'make_reference']
 
 # %% ../nbs/12c_reference.ipynb #0e3d9914
-import copy, hashlib
+import copy, hashlib, shutil
 from functools import cached_property
 from pathlib import Path
 import numpy as np, polars as pl, torch
@@ -127,7 +127,7 @@ def on_gene(self:Model,
     score = np.maximum(column_score(placed.bases, self.consensus), placed.score)
     return score > np.maximum(WEAK, CHANCE / np.sqrt(np.maximum((placed.bases < 4).sum(1), 1)))
 
-CHANCE = 5.5 # no random sequence of n bases reached a score of this much divided by the root of n
+CHANCE = 6.5 # few random sequences of n bases reach a score of this much divided by the root of n
 
 # %% ../nbs/12c_reference.ipynb #dde89eca
 def save_model(
@@ -209,7 +209,7 @@ def open(self:Reference):
     self.labels = pl.concat([_labels(p) for p in self.parts]) if self.parts else empty
     if {len(self.bases), len(self.vectors), len(self.bits)} != {len(self.labels)}:
         raise InputError('its parts have different lengths', file=self.folder, mend='index the file again')
-    self.names, self.number, self._pool, self._matrix = {}, {}, None, None
+    self.names, self.number, self._pool, self._matrix, self._crowd = {}, {}, None, None, None
     for rank in RANKS:
         known = self.labels[rank].drop_nulls().unique().sort()
         if not len(known) and rank not in ('genus', 'species'): continue
@@ -242,6 +242,16 @@ def matrix(self:Reference):
     return self._matrix
 
 @patch(as_prop=True)
+def crowd(self:Reference):
+    "(R,) numbers of species; of unnamed ones of their BIN or else their genus; -1 where nothing is known."
+    if self._crowd is None:
+        names = pl.coalesce('species', pl.format('BIN {}', 'dna_bin'), pl.format('genus {}', 'genus'))
+        found = self.labels.select(names.alias('crowd'))['crowd']
+        self._crowd = (found.rank('dense').cast(pl.Int64) - 1).fill_null(-1).to_numpy()
+    return self._crowd
+
+# %% ../nbs/12c_reference.ipynb #5148bdb8
+@patch(as_prop=True)
 def pool(self:Reference):
     "All barcodes as relatives of a query."
     if self._pool is None:
@@ -251,11 +261,11 @@ def pool(self:Reference):
         self._pool = Pool(self.bases, self.matrix, indexes)
     return self._pool
 
-# %% ../nbs/12c_reference.ipynb #018d503a
+# %% ../nbs/12c_reference.ipynb #8dc3c048
 LONG, SHORTEST = 25_000, 100 # bases that are read (a mitogenome has 16,000); that must lie on the gene
 OFF = 'that are not on the gene'
 
-# %% ../nbs/12c_reference.ipynb #8dc3c048
+# %% ../nbs/12c_reference.ipynb #af651d16
 def make_reference(
     source, # file, folder or list of files with names
     folder, # to make or to add to
@@ -277,16 +287,17 @@ def make_reference(
             waiting = [frame[block:]]
             _write_part(folder, frame[:block], model, counts)
     if sum(map(len, waiting)): _write_part(folder, pl.concat(waiting), model, counts)
-    if not len(reference.open()): raise _nothing(counts, source)
+    if not len(reference.open()): raise _nothing(counts, source, folder)
     return reference, counts
 
-# %% ../nbs/12c_reference.ipynb #af651d16
-def _nothing(counts, source):
+# %% ../nbs/12c_reference.ipynb #e37efacc
+def _nothing(counts, source, folder):
+    shutil.rmtree(folder)
     n = counts['nameless'] + counts['short'] + counts[OFF]
     return InputError(f'no barcode with a name among {n} records', file=source, mend='give a table with '
         'columns such as genus and species, or FASTA with ;tax=g:...,s:... in its headers')
 
-# %% ../nbs/12c_reference.ipynb #e37efacc
+# %% ../nbs/12c_reference.ipynb #a95246e9
 def _new_folder(folder, source, model):
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -299,7 +310,7 @@ def _new_folder(folder, source, model):
         write_json(folder/'reference.json', dict(format=FORMAT, barcodemae=barcodemae.__version__) | about)
     return folder
 
-# %% ../nbs/12c_reference.ipynb #a95246e9
+# %% ../nbs/12c_reference.ipynb #66ebf6c1
 _unknown_gaps = pl.col('dna_barcode').str.replace_all('[-.]', 'N') # as aligned sequences have them
 
 def _usable(frame, splits, known, counts): # the rows that serve, tidy; the others are counted
@@ -319,7 +330,7 @@ def _usable(frame, splits, known, counts): # the rows that serve, tidy; the othe
         frame = frame.filter(pl.Series(fresh, dtype=pl.Boolean))
     return frame
 
-# %% ../nbs/12c_reference.ipynb #45594d34
+# %% ../nbs/12c_reference.ipynb #48389299
 def _relatives(folder, model, placed): # the pool of a part: itself, then up to three that are there
     mine = model.pool_of(placed)
     parts = sorted(p for p in folder.glob('part-*') if p.is_dir())
@@ -330,7 +341,7 @@ def _relatives(folder, model, placed): # the pool of a part: itself, then up to 
                for p, end in zip(parts, bases.ends)]
     return Pool(bases, vectors, mine.indexes + indexes)
 
-# %% ../nbs/12c_reference.ipynb #48389299
+# %% ../nbs/12c_reference.ipynb #1a1e61a9
 def _write_part(folder, frame, model, counts):
     numbers = [int(p.name[5:]) for p in folder.glob('part-*') if p.is_dir()]
     placed = place(frame['dna_barcode'].to_list(), model.consensus)
@@ -347,26 +358,3 @@ def _write_part(folder, frame, model, counts):
         temp.mkdir()
         for name, array in arrays.items(): np.save(temp/f'{name}.npy', array)
         frame.select(LABELS).write_ipc(temp/'labels.arrow')
-
-# %% ../nbs/12c_reference.ipynb #a3699353
-@patch
-def search(self:Reference,
-    vectors:np.ndarray, # (Q, D) of length 1
-    n:int, # how many; fewer where the reference has fewer
-    block:int=32768, # references at a time
-    own=None, # (Q,) row of the reference that a query may not see, -1 for none
-) -> tuple: # rows (Q, n) int64 and cosine (Q, n) float32, nearest first
-    "The nearest references by `column_vectors`, exactly."
-    query, n, every = torch.from_numpy(vectors), min(n, len(self)), torch.from_numpy(self.matrix)
-    cosine, rows = torch.full((len(query), 0), -2.), torch.zeros(len(query), 0, dtype=torch.int64)
-    for begin in range(0, len(self), block):
-        found = query @ every[begin:begin + block].T          # (Q, block)
-        if own is not None:
-            mine = np.flatnonzero((own >= begin) & (own < begin + found.shape[1]))
-            found[mine, torch.from_numpy(own[mine] - begin)] = -2
-        found, row = found.topk(min(n, found.shape[1]), 1)
-        if not begin: cosine, rows = found, row
-        else:
-            cosine, best = torch.cat([cosine, found], 1).topk(min(n, cosine.shape[1] + found.shape[1]), 1)
-            rows = torch.cat([rows, row + begin], 1).gather(1, best)
-    return rows.numpy(), cosine.numpy()
