@@ -19,7 +19,7 @@ from .store import WIDTH
 
 # %% ../nbs/12d_candidates.ipynb #fdbaff9e
 LIST, CROWD, CAP, KEPT = 256, 32, 8, 64 # references looked at; of a species; of it kept; kept in all
-LONGEST = 2048 # references looked at for a short fragment
+LONGEST = 1024 # references looked at for a short fragment
 
 def within_cap(
     number:np.ndarray, # (Q, n) `crowd` of each candidate, best first, -1 unknown

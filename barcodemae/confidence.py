@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TAXA', 'STRANGER', 'EVIDENCE', 'RISES', 'MOST', 'STEEP', 'FEW', 'STRENGTH', 'LEAST', 'LEFT_OUT', 'NEW', 'ASKED',
-           'EACH', 'OUTSIDE', 'Assigned', 'assign_taxa', 'evidence', 'fit_probability', 'probability', 'sample_rows',
-           'as_they_come', 'outsiders', 'leave_out', 'is_present', 'ask_itself', 'calibrate', 'tie_share',
-           'equally_near', 'believed']
+           'EACH', 'EVERY', 'OUTSIDE', 'Assigned', 'assign_taxa', 'evidence', 'fit_probability', 'probability',
+           'sample_rows', 'as_they_come', 'outsiders', 'leave_out', 'is_present', 'ask_itself', 'calibrate',
+           'tie_share', 'equally_near', 'believed']
 
 # %% ../nbs/12d_confidence.ipynb #397fee76
 from dataclasses import dataclass
@@ -127,6 +127,7 @@ def probability(
 LEFT_OUT = dict(record=.5, species=.48, genus=.01, family=.005, order=.005) # share of queries
 NEW = dict(phylum=.005, order=.005, family=.01, genus=.02, species=.5) | {'class': .005} # the same, by rank
 ASKED, EACH = 1400, 6 # barcodes that are asked; of a species at most
+EVERY = dict(record=2, species=1, genus=4, family=6, order=6) # of which one in so many is asked at each level
 
 def sample_rows(
     reference:Reference,
@@ -221,7 +222,7 @@ def ask_itself(
     bases = as_they_come(reference, rows, rng)
     for level, share in LEFT_OUT.items():
         if level != 'record' and level not in reference.number: continue
-        some = np.arange(0, len(rows), 1 if level in ('record', 'species') else 3)
+        some = np.arange(0, len(rows), EVERY[level])
         if level != 'record': some = some[reference.number[level][rows[some]] >= 0]
         found = leave_out(reference, ranking, bases[some], rows[some], level)
         for rank, assigned in assign_taxa(found, reference.number).items():

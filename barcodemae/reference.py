@@ -345,13 +345,15 @@ def _relatives(folder, model, placed): # the pool of a part: itself, then up to 
 def _write_part(folder, frame, model, counts):
     numbers = [int(p.name[5:]) for p in folder.glob('part-*') if p.is_dir()]
     placed = place(frame['dna_barcode'].to_list(), model.consensus)
-    settle(model.columns, placed, _relatives(folder, model, placed), own=np.arange(len(placed)))
+    pool = _relatives(folder, model, placed)
+    settle(model.columns, placed, pool, own=np.arange(len(placed)))
     good = model.on_gene(placed) & ((placed.bases < 4).sum(1) >= SHORTEST)
     counts[OFF] += int((~good).sum())
     counts['added'] += int(good.sum())
     if not good.any(): return
     bases, frame = placed.bases[good], frame.filter(pl.Series(good))
-    kmers, rows = kmer_index([c for c, g in zip(placed.codes, good) if g])
+    kmers, rows, _ = pool.indexes[0]
+    if not good.all(): kmers, rows = kmer_index([c for c, g in zip(placed.codes, good) if g])
     arrays = dict(bases=bases, vectors=column_vectors(model.columns, bases).astype(np.float16),
                   bits=model.bits(bases), kmers=kmers, kmer_rows=rows)
     with atomic_path(folder/f'part-{max(numbers, default=-1) + 1:06d}') as temp:
