@@ -90,6 +90,7 @@ def run(a): # parsed arguments -> the faults of the input, if any
     "Do what was asked."
     if getattr(a, 'threads', None) is not None: # before torch is loaded
         if a.threads < 1: raise SystemExit('barcodemae: --threads must be at least 1')
+        a.threads = min(a.threads, os.cpu_count() or 1)
         os.environ.update(dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS'), str(a.threads)))
     if a.command == 'train': return _train(a)
     from barcodemae import tool

@@ -268,20 +268,21 @@ def tie_share(
     found:ShortList, # best first
     assigned:Assigned,
 ) -> np.ndarray: # (Q,) 1 where nothing is tied
-    "The share that a name has among the references that are as near as its own, on about as many columns."
-    tied = equally_near(found, assigned.place) & assigned.known
-    return (tied & assigned.agree).sum(1) / np.maximum(tied.sum(1), 1)
+    "The share that a name has among the references that are as near as its own, weighed by their columns."
+    tied = (equally_near(found, assigned.place) & assigned.known) * found.features[..., SHARED]
+    return np.where(tied.sum(1) > 0, (tied * assigned.agree).sum(1) / np.maximum(tied.sum(1), 1e-9), 1)
 
 def equally_near(
     found:ShortList,
     place:np.ndarray, # (Q,) the candidate that the others are compared with
 ) -> np.ndarray: # (Q, n) bool
-    "Which candidates differ from the query in as many columns of each kind as that one?"
+    "Which differ from the query in as many columns of each kind as that one, or, if in none, in none of 200?"
     columns = found.features[..., SHARED] * WIDTH
     counts = found.features[..., :DIFFERENT] * columns[..., None] / 3
     mine, most = counts[np.arange(len(place)), place][:, None], np.take_along_axis(columns, place[:, None], 1)
-    same = (np.abs(counts - mine) < .2).all(2)
-    return same & (columns > .95 * most) & np.isfinite(found.score)
+    same, equal = (np.abs(counts - mine) < .2).all(2), (counts < .2).all(2)
+    enough = (columns > .95 * most) | (equal & (columns >= 200))
+    return same & enough & np.isfinite(found.score)
 
 # %% ../nbs/12d_confidence.ipynb #aadc5347
 def _shift(rank, expect_new): # of the log odds that a name is new; none where half of the species are

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHORT', 'MANY', 'STEP', 'SIDE', 'PURE', 'OTHER', 'FLAGS', 'Looked', 'short', 'many_unknown', 'reversed_strand',
-           'broken_frame', 'stops', 'stop_codon', 'numt_like', 'other_side', 'chimera', 'quality_flags']
+           'second_barcode', 'broken_frame', 'stops', 'stop_codon', 'numt_like', 'other_side', 'chimera',
+           'quality_flags']
 
 # %% ../nbs/12d_flags.ipynb #c63af328
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ def many_unknown(x):
     return (x.bases == 4).sum(1) > MANY * np.maximum(inside, 1)
 
 def reversed_strand(x): return x.placed.minus
+
+def second_barcode(x): return x.placed.second
 
 def broken_frame(x): return x.placed.broken
 
@@ -82,7 +85,8 @@ def chimera(x): return other_side(x) > 0
 
 # %% ../nbs/12d_flags.ipynb #56d972bc
 FLAGS = dict(short=short, many_unknown=many_unknown, reversed=reversed_strand, broken_frame=broken_frame,
-             stop_codon=stop_codon, numt_like=numt_like, chimera=chimera)
+             stop_codon=stop_codon, numt_like=numt_like, chimera=chimera,
+             second_barcode=second_barcode)
 
 def quality_flags(
     looked:Looked,

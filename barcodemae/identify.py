@@ -60,7 +60,7 @@ def no_match(looked:Looked) -> np.ndarray: # (Q,) '' or the flag that says why t
     far = np.where(best, looked.different, 1)
     on_gene = looked.reference.model.on_gene(looked.placed)
     off = (known < FEWEST) | ((far > NEAR) & ~on_gene) | ((far > FAR) & (shared >= FEWEST))
-    few = (shared < FEWEST) | (shared < np.minimum(given, WIDTH) / 5)
+    few = (shared < FEWEST) | (shared < np.minimum(given, WIDTH) / 8)
     return np.select([given < FEWEST, off, few], ['too_short', 'off_target', 'few_common_sites'], '')
 
 # %% ../nbs/12d_identify.ipynb #dc6d0040
@@ -208,12 +208,13 @@ def ambiguous(self:Identifier,
     blank, # (Q,) bool
 ) -> list: # Q str: the names of equally near references, '' where there is but one
     "Names that the bases cannot tell apart."
-    if not assigned: return [''] * len(blank)
-    lowest = list(assigned)[-1]
-    tied = equally_near(found, np.zeros(len(blank), int)) & ~blank[:, None]
-    number, names = self.number[lowest][found.rows], self.reference.names[lowest]
-    several = [sorted(set(names[number[i][t & (number[i] >= 0)]])) for i, t in enumerate(tied)]
-    return ['; '.join(s) if len(s) > 1 else '' for s in several]
+    tied, out = equally_near(found, np.zeros(len(blank), int)) & ~blank[:, None], [''] * len(blank)
+    for rank in assigned: # the lowest rank at which they differ has the last word
+        number, names = self.number[rank][found.rows], self.reference.names[rank]
+        for i in np.flatnonzero(tied.sum(1) > 1):
+            several = np.unique(number[i][tied[i] & (number[i] >= 0)])
+            if len(several) > 1: out[i] = '; '.join(names[several])
+    return out
 
 # %% ../nbs/12d_identify.ipynb #8b519904
 @patch

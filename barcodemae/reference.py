@@ -243,9 +243,10 @@ def matrix(self:Reference):
 
 @patch(as_prop=True)
 def crowd(self:Reference):
-    "(R,) numbers of species; of unnamed ones of their BIN or else their genus; -1 where nothing is known."
+    "(R,) numbers of species; without one, of the BIN or else of the lowest name that a barcode has."
     if self._crowd is None:
-        names = pl.coalesce('species', pl.format('BIN {}', 'dna_bin'), pl.format('genus {}', 'genus'))
+        lowest = [pl.format(f'{rank} {{}}', rank) for rank in RANKS[::-1]]
+        names = pl.coalesce('species', pl.format('BIN {}', 'dna_bin'), *lowest)
         found = self.labels.select(names.alias('crowd'))['crowd']
         self._crowd = (found.rank('dense').cast(pl.Int64) - 1).fill_null(-1).to_numpy()
     return self._crowd

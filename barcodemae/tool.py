@@ -164,7 +164,7 @@ def identify(
     with _opened(reference, how.model, how.device, how.quiet) as known:
         who = Identifier(known, ask)
         job = dict(what='identifying', barcodemae=barcodemae.__version__, ask=asdict(ask),
-                   reference=known.content, fit=known.model.settings)
+                   reference=known.content, fit=[who.ranking.tolist(), who.confidence])
         answer(query, who, out, how.form, job, who.columns, faults, quiet=how.quiet)
     return faults
 
