@@ -11,7 +11,6 @@ __all__ = ['TAXA', 'STRANGER', 'EVIDENCE', 'RISES', 'MOST', 'STEEP', 'FEW', 'STR
 # %% ../nbs/12d_confidence.ipynb #397fee76
 from dataclasses import dataclass
 import numpy as np
-from scipy.optimize import minimize
 from .candidates import COSINE, DIFFERENT, KEPT, SHARED, ShortList, fragments, short_list
 from .data import RANKS
 from .gaps import settle
@@ -97,6 +96,7 @@ def fit_probability(
     prior=None, # a fit of this kind
 ) -> dict: # mean, scale and weights (F + 1,); the last is the intercept
     "Logistic regression with bounded signs, drawn towards `prior`."
+    from scipy.optimize import minimize
     if prior is None:
         mean = np.average(x, axis=0, weights=weight)
         scale = np.sqrt(np.average((x - mean)**2, axis=0, weights=weight)).clip(LEAST)
@@ -126,7 +126,7 @@ def probability(
 # %% ../nbs/12d_confidence.ipynb #d9edf06b
 LEFT_OUT = dict(record=.5, species=.48, genus=.01, family=.005, order=.005) # share of queries
 NEW = dict(phylum=.005, order=.005, family=.01, genus=.02, species=.5) | {'class': .005} # the same, by rank
-ASKED, EACH = 1400, 6 # barcodes that are asked; of a species at most
+ASKED, EACH = 1000, 6 # barcodes that are asked; of a species at most
 EVERY = dict(record=2, species=1, genus=4, family=6, order=6) # of which one in so many is asked at each level
 
 def sample_rows(

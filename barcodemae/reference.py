@@ -19,7 +19,6 @@ from .core import InputError, atomic_path, probe_compute, read_json, write_json
 from .data import RANKS, read_batches, source_files
 from .clean import tidy
 from .store import PAD, WIDTH, unpack
-from .tokenizer import FIRST_KMER, KmerTokenizer, kmer_ids
 from .place import WEAK, base_codes, column_score, place
 from .columns import column_vectors, fit_columns
 from .gaps import Pool, kmer_index, settle
@@ -72,6 +71,7 @@ def vectors(self:Model,
 ) -> np.ndarray: # (N, D) float32 of length 1, 0 where no k-mer is known
     "Embeddings by the encoder, read and normalised."
     from barcodemae.knn import embed
+    from barcodemae.tokenizer import FIRST_KMER, kmer_ids
     k, out = self.encoder.config.k, np.zeros((len(bases), self.width), np.float32)
     ids, mask = kmer_ids(torch.from_numpy(bases), k)
     rows = np.flatnonzero((mask & (ids >= FIRST_KMER)).any(1).numpy())
@@ -138,6 +138,7 @@ def save_model(
 ) -> Model:
     "Write a model folder. Raises `InputError` for an encoder of barcodes that lie anywhere."
     from barcodemae.knn import embed, whitening
+    from barcodemae.tokenizer import KmerTokenizer
     if not encoder.config.reference:
         raise InputError('this encoder was trained on barcodes as they come, not aligned to the gene',
                          mend='train with registered = True (preset mini)')

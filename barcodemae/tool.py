@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 import numpy as np, polars as pl, torch
-from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 import barcodemae
 from .core import InputError, atomic_path, find_dataset, load_settings, machine_record, probe_compute, progress, read_json, write_json
 from .data import RANKS
@@ -21,10 +19,8 @@ from .store import WIDTH, load_dataset, need_splits
 from .sequences import Faults, read_sequences
 from .noise import reverse_complement
 from .sites import site_features
-from .architectures import load_encoder
 from .reference import Model, Reference, make_reference, save_model
 from .identify import Ask, Identifier, calibration, fit_identification
-from .share import model_card
 
 # %% ../nbs/12e_tool.ipynb #8285f88a
 def _device(device): return probe_compute(device or load_settings().device) if device else None
@@ -61,6 +57,8 @@ def fit(
     quiet=False, # no progress bars
 ) -> Model:
     "Make a model folder that can identify. Raises `InputError` where the data set lacks a partition."
+    from barcodemae.architectures import load_encoder
+    from barcodemae.share import model_card
     store, run = load_dataset(dataset), Path(run)
     need_splits(store.splits, ('pretrain', 'train', 'val_unseen'), file=store.name)
     run = run/'best' if (run/'best').is_dir() else run
@@ -184,6 +182,8 @@ def embed_file(query, out=None, form=None, model=None, strict=False, device=None
 # %% ../nbs/12e_tool.ipynb #9bdbf916
 def link(model:Model, registered:np.ndarray, distance:float=.022, neighbours:int=64) -> np.ndarray: # (N, 660) -> (N,) cluster numbers from 0
     "Single linkage of barcodes that differ at most by `distance`, among the nearest different ones by embedding; 200 sites in common, or four fifths of the longer barcode."
+    from scipy import sparse
+    from scipy.sparse.csgraph import connected_components
     distinct, back = np.unique(registered, axis=0, return_inverse=True)
     N, vectors, bits, known = len(distinct), torch.from_numpy(model.vectors(distinct)), model.bits(distinct), (distinct < 4).sum(1)
     pairs, block = [], max(1, min(1024, 2**26 // N))                                # the cosines of a block take 256 MB at most
