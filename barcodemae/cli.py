@@ -17,6 +17,12 @@ def _shared(model=True): # options of every subcommand that computes
     p.add_argument('--quiet', action='store_true', help='no progress bar')
     return p
 
+def _strand(): # option of subcommands that place barcodes
+    p = argparse.ArgumentParser(add_help=False)
+    p.add_argument('--strand', choices=('both', 'plus', 'minus'), default='both',
+                   help='strand of the sequences; both: found for each of them; default: both')
+    return p
+
 def _reading(): # options of subcommands that read queries and write a table
     p = argparse.ArgumentParser(add_help=False)
     p.add_argument('query', metavar='QUERY', help='FASTA, FASTQ, CSV, TSV or Parquet, plain or packed (gz, zst); - is standard input')
@@ -42,11 +48,11 @@ MORE = dict(
              'in common), bin; strand; novel (the highest rank that is more likely new than not); each rank with its '
              'confidence, fitted on your reference; novelty of family, genus, species; taxon and rank (the lowest '
              'above --cutoff); ambiguous (names that the bases cannot tell apart); flags. What is no animal COI, or '
-             'shares too little with any reference, has no name and a flag: too_short, off_target, '
+             'shares too little with any reference, has no name and a flag: short, off_target, '
              'few_common_sites. Sequences of up to 25,000 bases, on either strand. A run that was killed resumes '
              'when -o is given.',
-    embed='Columns: query and embedding, a vector of length 1; the cosine of two vectors says how related they are.',
-    cluster='Columns: query, cluster (1 is the largest), size. Barcodes are compared that have 200 sites in common, or four fifths of the longer one.')
+    embed='Columns: query, strand and embedding, a vector of length 1; the cosine of two vectors says how related they are.',
+    cluster='Columns: query, cluster (1 is the largest), size, strand. Barcodes are compared that have 200 sites in common, or four fifths of the longer one.')
 
 # %% ../nbs/13_cli.ipynb #3518041b
 def parser() -> argparse.ArgumentParser:
@@ -56,24 +62,22 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument('--version', action='version', version=f'barcodemae {__version__}')
     commands = top.add_subparsers(dest='command', metavar='COMMAND', required=True)
     def command(name, *parents): return commands.add_parser(name, help=ABOUT[name], description=f'{ABOUT[name].capitalize()}. {MORE.get(name, "")}', parents=parents)
-    p = command('index', _shared())
+    p = command('index', _strand(), _shared())
     p.add_argument('reference', metavar='REFERENCE', help='file with names'); p.add_argument('-o', '--out', required=True, metavar='FOLDER', help='folder of the reference, new or made before')
     p.add_argument('--split', action='append', default=[], metavar='NAME', help='only rows of this partition (column split); may be given several times')
-    p = command('identify', _reading(), _shared())
+    p = command('identify', _reading(), _strand(), _shared())
     p.add_argument('--reference', required=True, metavar='PATH', help='folder made by barcodemae index, or a file with names')
-    p.add_argument('--strand', choices=('both', 'plus', 'minus'), default='both',
-                   help='strand of the queries; both: found for each of them; default: both')
     p.add_argument('--expect-new', type=float, default=.5, metavar='SHARE',
                    help='share of queries whose species the reference is believed to lack; default: 0.5')
     p.add_argument('--cutoff', type=float, default=.9, metavar='SHARE',
                    help='confidence that a name needs to stand in the column taxon; default: 0.9')
     p.add_argument('--hits', type=int, default=0, metavar='N',
                    help='write the N best references of each query, with identity, overlap and BIN, instead')
-    command('embed', _reading(), _shared())
-    p = command('cluster', _reading(), _shared())
+    command('embed', _reading(), _strand(), _shared())
+    p = command('cluster', _reading(), _strand(), _shared())
     p.add_argument('--number', type=int, metavar='N', help='make exactly so many groups')
     p.add_argument('--distance', type=float, default=2.2, metavar='PERCENT', help='without --number: barcodes that differ at most so much belong together; default: 2.2')
-    p = command('plot', _shared())
+    p = command('plot', _strand(), _shared())
     p.add_argument('query', metavar='QUERY', help='as for identify'); p.add_argument('-o', '--out', required=True, metavar='FILE.html', help='file to write')
     p.add_argument('--reference', metavar='PATH', help='colour by the names that identify finds; without it by group'); p.add_argument('--strict', action='store_true', help='stop at the first record that cannot be read')
     p = command('train')
@@ -98,13 +102,15 @@ def run(a): # parsed arguments -> the faults of the input, if any
     if getattr(a, 'threads', None): tool.torch.set_num_threads(a.threads)
     if a.command == 'doctor': print('\n'.join(f'{name:28} {value}' for name, value in tool.doctor().items()))
     elif a.command == 'fit': tool.fit(a.run, a.dataset, a.out, a.device, a.quiet)
-    elif a.command == 'index': tool.index(a.reference, a.out, splits=tuple(a.split), **how)
+    elif a.command == 'index': tool.index(a.reference, a.out, splits=tuple(a.split), strand=a.strand, **how)
     elif a.command == 'identify':
         ask = dict(strand=a.strand, expect_new=a.expect_new, cutoff=a.cutoff, hits=a.hits)
         return tool.identify(a.query, a.reference, a.out, form=a.format, strict=a.strict, **ask, **how)
-    elif a.command == 'embed': return tool.embed_file(a.query, a.out, a.format, strict=a.strict, **how)
-    elif a.command == 'cluster': return tool.cluster(a.query, a.out, a.format, a.number, a.distance / 100, strict=a.strict, **how)
-    elif a.command == 'plot': return tool.plot(a.query, a.out, a.reference, strict=a.strict, **how)
+    elif a.command == 'embed': return tool.embed_file(a.query, a.out, a.strand, form=a.format, strict=a.strict, **how)
+    elif a.command == 'cluster':
+        groups = dict(number=a.number, distance=a.distance / 100, strand=a.strand)
+        return tool.cluster(a.query, a.out, form=a.format, strict=a.strict, **groups, **how)
+    elif a.command == 'plot': return tool.plot(a.query, a.out, a.reference, a.strand, strict=a.strict, **how)
 
 def _train(a): # the notebook where it is at hand, else the functions that it calls
     from barcodemae.core import load_settings

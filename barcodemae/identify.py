@@ -49,7 +49,7 @@ def calibration(
     return made
 
 # %% ../nbs/12d_identify.ipynb #f5f9fb70
-FAR = .36 # share of different bases beyond which nothing is named
+FAR = .36, .7 # share of different bases beyond which nothing is named; less the second by the columns' root
 NEAR = .19 # below it a query is named even where it does not fit the gene's consensus
 
 def no_match(looked:Looked) -> np.ndarray: # (Q,) '' or the flag that says why there is no name
@@ -59,9 +59,10 @@ def no_match(looked:Looked) -> np.ndarray: # (Q,) '' or the flag that says why t
     shared = np.where(best, looked.found.features[:, 0, SHARED] * WIDTH, 0)
     far = np.where(best, looked.different, 1)
     on_gene = looked.reference.model.on_gene(looked.placed)
-    off = (known < FEWEST) | ((far > NEAR) & ~on_gene) | ((far > FAR) & (shared >= FEWEST))
+    limit = FAR[0] - FAR[1] / np.sqrt(np.maximum(shared, FEWEST))
+    off = (known < FEWEST) | ((far > NEAR) & ~on_gene) | ((far > limit) & (shared >= FEWEST))
     few = (shared < FEWEST) | (shared < np.minimum(given, WIDTH) / 8)
-    return np.select([given < FEWEST, off, few], ['too_short', 'off_target', 'few_common_sites'], '')
+    return np.select([given < FEWEST, off, few], ['short', 'off_target', 'few_common_sites'], '')
 
 # %% ../nbs/12d_identify.ipynb #dc6d0040
 @dataclass

@@ -19,7 +19,7 @@ from .core import InputError, atomic_path, probe_compute, read_json, write_json
 from .data import RANKS, read_batches, source_files
 from .clean import tidy
 from .store import PAD, WIDTH, unpack
-from .place import WEAK, base_codes, column_score, place
+from .place import WEAK, Placed, column_score, place
 from .columns import column_vectors, fit_columns
 from .gaps import Pool, kmer_index, settle
 from .sites import bit_planes, codon_phase
@@ -107,16 +107,25 @@ def consensus_pool(self:Model):
 
 # %% ../nbs/12c_reference.ipynb #134e0c7f
 @patch
+def settled(self:Model,
+    barcodes, # N str of A, C, G, T, N, of any length
+    together=False, # are they relatives of each other?
+    strand='both', # or plus, minus: not looked for
+) -> Placed:
+    "Barcodes on the columns of the gene, with gaps where they need them. `InputError`: see `place`."
+    placed, turn = place(barcodes, self.consensus, strand), strand == 'both'
+    if not len(placed): return placed
+    if together: settle(self.columns, placed, self.pool_of(placed), own=np.arange(len(placed)), turn=turn)
+    else: settle(self.columns, placed, self.consensus_pool, turn=turn)
+    return placed
+
+@patch
 def lay(self:Model,
     barcodes, # N str of A, C, G, T, N, of any length, on either strand
     together=False, # are they relatives of each other?
 ) -> np.ndarray: # (N, 660)
-    "Barcodes on the columns of the gene, with gaps where they need them."
-    placed = place(barcodes, self.consensus)
-    if len(placed):
-        if together: settle(self.columns, placed, self.pool_of(placed), own=np.arange(len(placed)))
-        else: settle(self.columns, placed, self.consensus_pool)
-    return placed.bases
+    "Only the columns of `settled`."
+    return self.settled(barcodes, together).bases
 
 # %% ../nbs/12c_reference.ipynb #cb07bdd6
 @patch
@@ -273,6 +282,7 @@ def make_reference(
     folder, # to make or to add to
     model:Model,
     splits=(), # only these partitions of the table
+    strand:str='both', # or plus, minus: not looked for
     block:int=8192, # barcodes a part
     done=lambda n: None, # called with the number of bytes read
 ) -> tuple: # the `Reference` and what was added and left out, {what: number}
@@ -287,8 +297,8 @@ def make_reference(
         while sum(map(len, waiting)) >= block:
             frame = pl.concat(waiting)
             waiting = [frame[block:]]
-            _write_part(folder, frame[:block], model, counts)
-    if sum(map(len, waiting)): _write_part(folder, pl.concat(waiting), model, counts)
+            _write_part(folder, frame[:block], model, counts, strand)
+    if sum(map(len, waiting)): _write_part(folder, pl.concat(waiting), model, counts, strand)
     if not len(reference.open()): raise _nothing(counts, source, folder)
     return reference, counts
 
@@ -344,11 +354,11 @@ def _relatives(folder, model, placed): # the pool of a part: itself, then up to 
     return Pool(bases, vectors, mine.indexes + indexes)
 
 # %% ../nbs/12c_reference.ipynb #1a1e61a9
-def _write_part(folder, frame, model, counts):
+def _write_part(folder, frame, model, counts, strand):
     numbers = [int(p.name[5:]) for p in folder.glob('part-*') if p.is_dir()]
-    placed = place(frame['dna_barcode'].to_list(), model.consensus)
+    placed = place(frame['dna_barcode'].to_list(), model.consensus, strand)
     pool = _relatives(folder, model, placed)
-    settle(model.columns, placed, pool, own=np.arange(len(placed)))
+    settle(model.columns, placed, pool, own=np.arange(len(placed)), turn=strand == 'both')
     good = model.on_gene(placed) & ((placed.bases < 4).sum(1) >= SHORTEST)
     counts[OFF] += int((~good).sum())
     counts['added'] += int(good.sum())

@@ -33,9 +33,9 @@ def index(
     folder, # to make or to add to
     model=None, # folder of another model than the library's
     splits=(), # only these partitions
+    strand='both', # or plus, minus: not looked for
     device=None, # see `barcodemae doctor`
     quiet=False, # no progress bar
-    calibrated=True, # ask the reference about itself, so that confidence holds on it
 ) -> Reference:
     "Make a reference folder of a file with names, or add to one; stopped, it resumes. Raises `InputError`."
     source = _source(reference)
@@ -43,8 +43,8 @@ def index(
     size = sum(f.stat().st_size for f in files if f.is_file())
     with progress(total=size, desc=f'indexing {source.name}', unit='B', quiet=quiet) as bar:
         def done(n): bar.update(n - bar.n)
-        made, counts = make_reference(source, folder, Model(model, _device(device)), splits, done=done)
-    if calibrated and 'ranking' in made.model.settings: calibration(made)
+        made, counts = make_reference(source, folder, Model(model, _device(device)), splits, strand, done=done)
+    if 'ranking' in made.model.settings: calibration(made) # asks the reference about itself
     if not quiet: print(made, ', '.join(f'{n:,} {what}' for what, n in counts.items() if n), sep='\n', file=sys.stderr)
     return made
 
@@ -66,7 +66,7 @@ def fit(
     with tempfile.TemporaryDirectory(prefix='barcodemae-') as place:
         model = save_model(Path(place)/'model', encoder, np.array(store.bases[rows]))
         known = dict(model=model.folder, splits=('train',), device=device, quiet=quiet)
-        reference = index(store.meta['source'], Path(place)/'reference', calibrated=False, **known)
+        reference = index(store.meta['source'], Path(place)/'reference', **known)
         asked = store.rows('val_unseen')
         numbers = fit_identification(reference, model.lay(store.sequences(asked)), store.labels('genus', asked))
         about = dict(fitted_on=store.name, simulated=store.simulated)
@@ -167,16 +167,26 @@ def identify(
     return faults
 
 # %% ../nbs/12e_tool.ipynb #d321a4aa
-def embed_file(query, out=None, form=None, model=None, strict=False, device=None, quiet=False) -> Faults:
-    "Vectors of every barcode: columns query and embedding (Parquet, JSON) or query, 0, 1, ... (TSV). Raises `InputError`."
-    model, form, faults = Model(model, _device(device)), _kind(out, form), Faults(strict)
+def embed_file(
+    query, # file of sequences, - for standard input
+    out=None, # file to write, standard output when absent
+    strand='both', # or plus, minus: not looked for
+    **reading, # fields of `Reading`
+) -> Faults:
+    "Vectors: columns query, strand and embedding (Parquet, JSON) or 0, 1, ... (TSV). Raises `InputError`."
+    how = Reading(**reading)
+    model, form, faults = Model(how.model, _device(how.device)), _kind(out, how.form), Faults(how.strict)
     def ask(names, barcodes):
-        x = model.vectors(model.lay(barcodes))
-        if form == 'tsv': return pl.DataFrame({'query': names, **{str(i): column for i, column in enumerate(x.T)}}, schema=schema)
-        return pl.DataFrame(dict(query=names, embedding=x if form == 'parquet' else x.tolist()), schema=schema)
-    vector = pl.Array(pl.Float32, model.width) if form == 'parquet' else pl.List(pl.Float32)
-    schema = dict(query=pl.String, **(({str(i): pl.Float32 for i in range(model.width)}) if form == 'tsv' else dict(embedding=vector)))
-    answer(query, ask, out, form, dict(what='embedding', barcodemae=barcodemae.__version__, model=model.fingerprint, form=form), schema, faults, quiet=quiet)
+        placed = model.settled(barcodes, strand=strand)
+        first, x = dict(query=names, strand=np.where(placed.minus, '-', '+')), model.vectors(placed.bases)
+        if form == 'tsv': numbers = {str(i): column for i, column in enumerate(x.T)}
+        else: numbers = dict(embedding=x if form == 'parquet' else x.tolist())
+        return pl.DataFrame(first | numbers, schema=schema)
+    if form == 'tsv': numbers = {str(i): pl.Float32 for i in range(model.width)}
+    else: numbers = dict(embedding=pl.Array(pl.Float32, model.width) if form == 'parquet' else pl.List(pl.Float32))
+    schema = dict(query=pl.String, strand=pl.String) | numbers
+    job = dict(what='embedding', barcodemae=barcodemae.__version__, model=model.fingerprint, form=form, strand=strand)
+    answer(query, ask, out, form, job, schema, faults, quiet=how.quiet)
     return faults
 
 # %% ../nbs/12e_tool.ipynb #9bdbf916
@@ -199,22 +209,33 @@ def link(model:Model, registered:np.ndarray, distance:float=.022, neighbours:int
     return np.unique(groups, return_index=True)[1].argsort().argsort()[groups]      # numbered as they appear
 
 # %% ../nbs/12e_tool.ipynb #316a8a51
-def cluster(query, out=None, form=None, number=None, distance=.022, model=None, strict=False, device=None, quiet=False) -> Faults:
-    "Species-like groups without a reference: columns query, cluster (1 is the largest), size. Raises `InputError`."
+def cluster(
+    query, # file of sequences, - for standard input
+    out=None, # file to write, standard output when absent
+    number=None, # exactly so many groups
+    distance=.022, # without a number: share of columns in which barcodes of one group differ at most
+    strand='both', # or plus, minus: not looked for
+    **reading, # fields of `Reading`
+) -> Faults:
+    "Species-like groups: columns query, cluster (1 is the largest), size, strand. Raises `InputError`."
     from barcodemae.clustering import ward
-    model, form, faults = Model(model, _device(device)), _kind(out, form), Faults(strict)
-    names, _, registered = _read_all(query, model, faults, quiet)
-    if number and not 1 <= number <= len(names): raise InputError(f'{number} clusters of {len(names)} barcodes', file=query, mend='give a smaller number')
-    groups = ward(model.vectors(registered), number) if number else link(model, registered, distance)
+    how = Reading(**reading)
+    model, form, faults = Model(how.model, _device(how.device)), _kind(out, how.form), Faults(how.strict)
+    names, _, placed = _read_all(query, model, faults, how.quiet, strand)
+    if number and not 1 <= number <= len(names):
+        raise InputError(f'{number} clusters of {len(names)} barcodes', file=query, mend='give a smaller number')
+    groups = ward(model.vectors(placed.bases), number) if number else link(model, placed.bases, distance)
     sizes = np.bincount(groups)
-    rank = np.empty(len(sizes), int); rank[np.argsort(-sizes, kind='stable')] = np.arange(1, len(sizes) + 1)
-    frame = pl.DataFrame(dict(query=names, cluster=rank[groups], size=sizes[groups]))
+    rank = np.empty(len(sizes), int)
+    rank[np.argsort(-sizes, kind='stable')] = np.arange(1, len(sizes) + 1)
+    strands = np.where(placed.minus, '-', '+')
+    frame = pl.DataFrame(dict(query=names, cluster=rank[groups], size=sizes[groups], strand=strands))
     if not out: _write_text([frame], form, sys.stdout.write)
     else: _put([frame.lazy()], out, form)
     return faults
 
 # %% ../nbs/12e_tool.ipynb #ba2f2278
-def _read_all(query, model, faults, quiet): # names and barcodes of a whole file on the columns of the gene
+def _read_all(query, model, faults, quiet, strand='both'): # names, barcodes and `Placed` of a whole file
     names, barcodes = [], []
     with progress(desc='reading', unit='B', quiet=quiet) as bar:
         for some, more in read_sequences(query, faults, done=lambda n: bar.update(n - bar.n)):
@@ -223,24 +244,32 @@ def _read_all(query, model, faults, quiet): # names and barcodes of a whole file
     if not names:
         mend = faults.report() or 'give FASTA, FASTQ or a table'
         raise InputError('no barcode that can be read', file=query, mend=mend)
-    return names, barcodes, model.lay(barcodes, together=True)
+    return names, barcodes, model.settled(barcodes, together=True, strand=strand)
 
 # %% ../nbs/12e_tool.ipynb #cf930c1c
-def plot(query, out, reference=None, model=None, strict=False, device=None, quiet=False) -> Faults:
+def plot(
+    query, # file of sequences, - for standard input
+    out, # HTML file to write
+    reference=None, # colour by the names that `identify` finds with it; without it by cluster
+    strand='both', # or plus, minus: not looked for
+    **reading, # fields of `Reading`
+) -> Faults:
     "An interactive map, coloured by cluster or, with a reference, by name. Raises `InputError`."
     from barcodemae.figures import atlas
     for package in ('plotly', 'openTSNE'):
         if not find_spec(package): raise InputError(f'{package} is not installed', mend='pip install "barcodemae[plot]"')
     from openTSNE import TSNE
-    _no_folder(out); faults = Faults(strict)
-    with _opened(reference, model, device, quiet) if reference else nullcontext() as known:
-        model = known.model if reference else Model(model, _device(device))
-        names, barcodes, registered = _read_all(query, model, faults, quiet)
+    _no_folder(out)
+    how = Reading(**reading)
+    faults = Faults(how.strict)
+    with _opened(reference, how.model, how.device, how.quiet) if reference else nullcontext() as known:
+        model = known.model if reference else Model(how.model, _device(how.device))
+        names, barcodes, placed = _read_all(query, model, faults, how.quiet, strand)
         if reference:
-            found = Identifier(known)(names, barcodes)
+            found = Identifier(known, Ask(strand))(names, barcodes)
             taxa = {rank: found[rank].to_numpy().astype(str) for rank in reversed(RANKS) if rank in found.columns}
-        else: taxa = dict(cluster=np.char.add('cluster ', link(model, registered).astype(str)))
-        vectors = model.vectors(registered)
+        else: taxa = dict(cluster=np.char.add('cluster ', link(model, placed.bases).astype(str)))
+        vectors = model.vectors(placed.bases)
     if len(names) < 5: raise InputError(f'a map of {len(names)} barcodes', file=query, mend='give at least five')
     xy = TSNE(perplexity=min(30, (len(names) - 1) / 3), metric='cosine', random_state=0, n_jobs=torch.get_num_threads()).fit(vectors)
     with atomic_path(out) as temp: atlas(np.asarray(xy), np.array(names), taxa, f'{len(names):,} barcodes').write_html(temp, include_plotlyjs=True)

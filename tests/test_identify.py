@@ -235,7 +235,7 @@ def test_json_is_json_and_a_folder_is_no_file(world, capsys):
 def test_embed_cluster_plot(world):
     for form in ('tsv', 'json', 'parquet'): assert run(world, 'embed', 'q.fasta', '-o', f'v.{form}', '--model', 'model', '--quiet') == 0
     v = pl.read_parquet(world['place']/'v.parquet')['embedding'].to_numpy()
-    assert v.shape == (40, 32) and np.allclose(pl.read_csv(world['place']/'v.tsv', separator='\t')[:, 1:].to_numpy(), v, atol=1e-4)
+    assert v.shape == (40, 32) and np.allclose(pl.read_csv(world['place']/'v.tsv', separator='\t')[:, 2:].to_numpy(), v, atol=1e-4)
     assert np.allclose([r['embedding'] for r in json.loads((world['place']/'v.json').read_text())], v, atol=1e-4)
     for more in ((), ('--number', 7), ('--distance', 100)): assert run(world, 'cluster', 'q.fasta', '-o', f'c{len(more) and more[1]}.tsv', '--model', 'model', '--quiet', *more) == 0
     n = {k: pl.read_csv(world['place']/f'c{k}.tsv', separator='\t')['cluster'].n_unique() for k in (0, 7, 100)}
@@ -308,4 +308,4 @@ def test_installed_command(world, capsys):
     hits = ask('identify', '-', '--reference', 'made', '--format', 'json', '--strand', 'both', '--strict', *how, stdin=(world['place']/'q.fasta').read_text()).stdout
     assert len(json.loads(hits)) == 40
     assert run(world, 'index', world['store'].meta['source'], '-o', 'made', '--split', 'test', '--model', 'model') == 0 and 'added' in capsys.readouterr().err # to a reference that is there
-    assert run(world, 'cluster', 'q.fasta', '--number', '3', '--format', 'tsv', '--strict', *how) == 0 and capsys.readouterr().out.startswith('query\tcluster\tsize\n')
+    assert run(world, 'cluster', 'q.fasta', '--number', '3', '--format', 'tsv', '--strict', *how) == 0 and capsys.readouterr().out.startswith('query\tcluster\tsize\tstrand\n')
