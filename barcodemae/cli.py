@@ -44,7 +44,7 @@ ABOUT = dict(
 MORE = dict(
     index='REFERENCE is a table (CSV, TSV, Parquet) with the columns processid, dna_barcode and some of phylum, class, order, family, genus, species, or FASTA whose headers end in '
           ';tax=o:Diptera,f:Culicidae,g:Aedes,s:Aedes aegypti. A name of a data set in settings.ini will do as well. Stopped, the same command goes on.',
-    identify='Columns: query; best_hit (most similar reference), identity (percent), overlap (columns of the gene '
+    identify='Columns: query; best_hit (first reference, differences weighed), identity (percent), overlap (columns of the gene '
              'in common), bin; strand; novel (the highest rank that is more likely new than not); each rank with its '
              'confidence, fitted on your reference; novelty of family, genus, species; taxon and rank (the lowest '
              'above --cutoff); ambiguous (names that the bases cannot tell apart); flags. What is no animal COI, or '
