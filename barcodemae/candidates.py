@@ -129,7 +129,7 @@ def _list(reference, bases, vectors, weights, length, without): # all that are l
     features = candidate_features(reference, bases, rows, cosine)
     score = cosine if weights is None else features @ np.asarray(weights, np.float32)
     seen = (cosine > -1.5) & (features[..., SHARED] * WIDTH >= FEWEST)
-    return (found := ShortList(rows, features, np.where(seen, score, -np.inf))).best(rows.shape[1])
+    return ShortList(rows, features, np.where(seen, score, -np.inf)).best(rows.shape[1])
 
 # %% ../nbs/12d_candidates.ipynb #3a41cbd0
 def same_label(

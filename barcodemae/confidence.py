@@ -11,7 +11,7 @@ __all__ = ['TAXA', 'MANY', 'STRANGER', 'EVIDENCE', 'RISES', 'MOST', 'STEEP', 'FE
 # %% ../nbs/12d_confidence.ipynb #397fee76
 from dataclasses import dataclass
 import numpy as np
-from .candidates import COSINE, DIFFERENT, KEPT, SHARED, ShortList, fragments, short_list
+from .candidates import COSINE, DIFFERENT, SHARED, ShortList, fragments, short_list
 from .data import RANKS
 from .gaps import settle
 from .noise import disturb

@@ -9,8 +9,8 @@ __all__ = ['PENALTIES', 'FAR', 'NEAR', 'NOVEL', 'fit_identification', 'calibrati
 from dataclasses import dataclass
 import numpy as np, polars as pl
 from fastcore.basics import patch
-from .core import InputError, atomic_path, read_json, write_json
-from .candidates import DIFFERENT, FEWEST, KEPT, SHARED, fit_ranking, leave_species_out, short_list
+from .core import InputError, read_json, write_json
+from .candidates import FEWEST, KEPT, SHARED, fit_ranking, leave_species_out, short_list
 from .confidence import STRANGER, TAXA, assign_taxa, believed, calibrate, equally_near
 from .gaps import settle
 from .place import place

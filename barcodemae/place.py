@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft
 from .core import InputError
-from .noise import reverse_complement
 from .store import PAD, WIDTH
 
 # %% ../nbs/12a_place.ipynb #50b1e7da

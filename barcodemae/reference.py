@@ -18,7 +18,7 @@ import barcodemae
 from .core import InputError, atomic_path, probe_compute, read_json, write_json
 from .data import RANKS, read_batches, source_files
 from .clean import tidy
-from .store import PAD, WIDTH, unpack
+from .store import unpack
 from .place import WEAK, Placed, column_score, place
 from .columns import column_vectors, fit_columns
 from .gaps import Pool, kmer_index, settle

@@ -17,7 +17,6 @@ from .core import InputError, atomic_path, find_dataset, load_settings, machine_
 from .data import RANKS
 from .store import WIDTH, load_dataset, need_splits
 from .sequences import Faults, read_sequences
-from .noise import reverse_complement
 from .sites import site_features
 from .reference import Model, Reference, make_reference, save_model
 from .identify import Ask, Identifier, calibration, fit_identification
