@@ -32,7 +32,7 @@ demo: setup
 	@$(BIN)/papermill nbs/04_train.ipynb $(RUN)/04_train.ipynb -p preset demo -p dataset demo -p run_dir "$(CURDIR)/$(RUN)" \
 	    --no-progress-bar --stdout-file - --stderr-file -
 	@echo "demo: the executed notebook is $(RUN)/04_train.ipynb; its results:"
-	@$(PY) -m barcodemae.report $(RUN)
+	@$(PY) -m barcodemae.evaluation.report $(RUN)
 
 test: setup
 	@$(PY) tools/check.py
@@ -53,7 +53,7 @@ paper: setup
 	@dataset=$${DATASET:-$$($(PY) -c 'from barcodemae.core import load_settings; print(load_settings().dataset)')}; \
 	    place=runs/paper/$$(basename "$$dataset"); mkdir -p "$$place"; failed=0; \
 	    echo "paper: the runs of $(GRIDS) on $$dataset"; \
-	    $(PY) -m barcodemae.sweep $(GRIDS) --dataset "$$dataset" || failed=1; \
+	    $(PY) -m barcodemae.training.sweep $(GRIDS) --dataset "$$dataset" || failed=1; \
 	    for table in $(TABLES); do \
 	        echo "paper: $$place/$$table.ipynb"; \
 	        $(BIN)/papermill nbs/experiments/$$table.ipynb "$$place/$$table.ipynb" -p dataset "$$dataset" -p kept "$(CURDIR)/$$place/$$table.json" --no-progress-bar || failed=1; \
@@ -64,9 +64,9 @@ paper: setup
 leaderboard: setup
 	@dataset=$${DATASET:-$$($(PY) -c 'from barcodemae.core import load_settings; print(load_settings().dataset)')}; name=$$(basename "$$dataset"); \
 	    runs=$$($(PY) -c 'from barcodemae.core import load_settings; print(load_settings().runs)'); place=runs/leaderboard/$$name; mkdir -p "$$place"; failed=0; \
-	    $(PY) -m barcodemae.sweep table1 architectures --dataset "$$dataset" || failed=1; \
-	    $(PY) -m barcodemae.cnn "$$place/cnn" --dataset "$$dataset" --epochs 5 || failed=1; \
-	    $(PY) -m barcodemae.bench --dataset "$$dataset" --runs $$($(PY) -m barcodemae.sweep table1 architectures --dataset "$$dataset" --list | sed -n "s|^done *|$$runs/grids/$$name/|p") --cnn "$$place/cnn" || failed=1; \
+	    $(PY) -m barcodemae.training.sweep table1 architectures --dataset "$$dataset" || failed=1; \
+	    $(PY) -m barcodemae.bench.cnn "$$place/cnn" --dataset "$$dataset" --epochs 5 || failed=1; \
+	    $(PY) -m barcodemae.bench.run --dataset "$$dataset" --runs $$($(PY) -m barcodemae.training.sweep table1 architectures --dataset "$$dataset" --list | sed -n "s|^done *|$$runs/grids/$$name/|p") --cnn "$$place/cnn" || failed=1; \
 	    $(BIN)/papermill nbs/experiments/leaderboard.ipynb "$$place/leaderboard.ipynb" -p dataset "$$dataset" -p kept "$(CURDIR)/$$place/leaderboard.json" --no-progress-bar || failed=1; \
 	    echo "leaderboard: $$place/leaderboard.ipynb, its figure is in figures"; exit $$failed
 

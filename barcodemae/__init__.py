@@ -12,7 +12,7 @@ _AUTO = 'transformers.models.auto.configuration_auto'
 def _stand_in(name):
     "For AutoConfig: a configuration that becomes the real one when it is asked for."
     def real():
-        importlib.import_module('barcodemae.architectures') # registers the real ones, models and tokenizer
+        importlib.import_module('barcodemae.model.sequence') # registers the real ones, models and tokenizer
         return sys.modules[_AUTO].CONFIG_MAPPING[name]
     return type('StandIn', (), dict(model_type=name, __module__=__name__, __new__=lambda cls, *args, **kwargs: real()(*args, **kwargs),
                                     from_dict=classmethod(lambda cls, *args, **kwargs: real().from_dict(*args, **kwargs))))

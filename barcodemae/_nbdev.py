@@ -7,4 +7,4 @@ except ImportError as error:
 
     def nbdev_test():
         "Say what is missing."
-        raise SystemExit(f"nbdev_test: nbdev is not installed here ({why}). Mend: pip install 'barcodemae[notebooks]'")
+        raise SystemExit(f"nbdev_test: nbdev is not installed here ({why}). Fix: pip install 'barcodemae[notebooks]'")

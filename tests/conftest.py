@@ -14,5 +14,5 @@ settings.load_profile('same')
 @pytest.fixture(scope='session')
 def processes():
     context = multiprocessing.get_context('forkserver' if sys.platform == 'linux' else 'spawn')
-    context.set_forkserver_preload(['barcodemae.train', 'barcodemae.shards'])
+    context.set_forkserver_preload(['barcodemae.training.pretrain', 'barcodemae.embedding.shards'])
     return context

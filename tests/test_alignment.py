@@ -1,12 +1,12 @@
-"""Guards for barcodemae.alignment: programs that are absent, fail or are killed; what is left behind; the programs themselves where installed."""
+"""Guards for barcodemae.bench.aligners: programs that are absent, fail or are killed; what is left behind; the programs themselves where installed."""
 import os, shutil, stat, tempfile
 
 import numpy as np, polars as pl, pytest
 
-from barcodemae import alignment
-from barcodemae.alignment import alignment_rows, blast, sintax, versions, vsearch
+from barcodemae.bench import aligners as alignment
+from barcodemae.bench.aligners import alignment_rows, blast, sintax, versions, vsearch
 from barcodemae.core import InputError
-from barcodemae.store import load_dataset
+from barcodemae.data.store import load_dataset
 
 needs_blast = pytest.mark.skipif(not shutil.which('blastn'), reason='blastn is not installed (apt-get install ncbi-blast+)')
 needs_vsearch = pytest.mark.skipif(not shutil.which('vsearch'), reason='vsearch is not installed (apt-get install vsearch)')

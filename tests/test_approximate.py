@@ -1,13 +1,14 @@
-"""Guards for barcodemae.approximate: exact where every cell is looked into, blocks, files, faults."""
+"""Guards for barcodemae.embedding.approximate: exact where every cell is looked into, blocks, files, faults."""
 import sys
 
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 
 pytest.importorskip('faiss', reason='faiss is not installed: pip install "barcodemae[faiss]"')
-from barcodemae.approximate import approximate_nearest, build_index, read_index, recall, save_index
+from barcodemae.embedding.approximate import approximate_nearest, build_index, read_index, recall
+from barcodemae.embedding.approximate import save_index
 from barcodemae.core import InputError
-from barcodemae.knn import nearest
+from barcodemae.embedding.neighbours import nearest
 
 RNG = np.random.default_rng(0)
 REFERENCE, QUERY = RNG.normal(size=(3000, 24)).astype(np.float32), RNG.normal(size=(50, 24)).astype(np.float32)
@@ -60,7 +61,7 @@ def test_file(tmp_path):
     assert np.array_equal(approximate_nearest(read_index(tmp_path/'i.faiss'), QUERY)[0], approximate_nearest(index, QUERY)[0])
     (tmp_path/'broken').write_bytes(b'nothing')
     for name in ('broken', 'absent'):
-        with pytest.raises(InputError, match='Mend'): read_index(tmp_path/name)
+        with pytest.raises(InputError, match='Fix'): read_index(tmp_path/name)
 
 
 def test_few_references():

@@ -1,16 +1,18 @@
-"""Guards for barcodemae.architectures: training by configuration, batch mates, both strands, folders that are no encoder."""
+"""Guards for barcodemae.model.sequence: training by configuration, batch mates, both strands, folders that are no encoder."""
 import json
 import numpy as np, pytest, torch
 from transformers import AutoModelForPreTraining, BertConfig, BertModel
 
-from barcodemae.architectures import ARCHITECTURES, SequenceConfig, SequenceEncoder, load_encoder, word_partners
-from barcodemae.core import Compute, InputError
-from barcodemae.knn import embed
-from barcodemae.optim import make_optimizers
-from barcodemae.presets import make_config, model_config
-from barcodemae.store import load_dataset
-from barcodemae.tokenizer import kmer_ids, vocabulary
-from barcodemae.train import train
+from barcodemae.model.sequence import ARCHITECTURES, SequenceConfig, SequenceEncoder, load_encoder
+from barcodemae.model.sequence import word_partners
+from barcodemae.compute import Compute
+from barcodemae.core import InputError
+from barcodemae.embedding.embed import embed
+from barcodemae.training.optim import make_optimizers
+from barcodemae.training.config import make_config, model_config
+from barcodemae.data.store import load_dataset
+from barcodemae.model.tokenizer import kmer_ids, vocabulary
+from barcodemae.training.pretrain import train
 
 CPU = Compute(torch.device('cpu'), torch.float32)
 SMALL = dict(hidden_size=32, heads=2, batch_size=8, log_steps=2, validations=2, k=4)

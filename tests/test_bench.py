@@ -1,15 +1,19 @@
-"""Guards for barcodemae.bench: interrupted and resumed, absent systems, exact sparse search, masking, what runs know already, the command."""
+"""Guards for barcodemae.bench.run: interrupted and resumed, absent systems, exact sparse search, masking, what runs know already, the command."""
 import numpy as np, pytest, torch
 
-from barcodemae import bench
-from barcodemae.baselines import System, load, register, systems
-from barcodemae.bench import Bench, bench_jobs, bench_state, bench_system, kept_bench, main
-from barcodemae.core import Compute, InputError, read_json, write_json
-from barcodemae.knn import embed, kmer_counts, nearest, untrained_encoder
-from barcodemae.masking import hide_words, word_noise
-from barcodemae.model import BarcodeMAEConfig
-from barcodemae.store import load_dataset, pack
-from barcodemae.tokenizer import FIRST_KMER, kmer_ids
+from barcodemae.bench import run as bench
+from barcodemae.bench.registry import System, load, register, systems
+from barcodemae.bench.run import Bench, bench_jobs, bench_state, bench_system, kept_bench, main
+from barcodemae.compute import Compute
+from barcodemae.core import InputError, read_json, write_json
+from barcodemae.embedding.embed import embed
+from barcodemae.embedding.kmers import kmer_counts
+from barcodemae.embedding.neighbours import nearest
+from barcodemae.evaluation.knn import untrained_encoder
+from barcodemae.evaluation.masking import mask_bases, word_noise
+from barcodemae.model.mae import BarcodeMAEConfig
+from barcodemae.data.store import load_dataset, pack
+from barcodemae.model.tokenizer import FIRST_KMER, kmer_ids
 
 CPU = Compute(torch.device('cpu'), torch.float32)
 SHORT = ('speed', 'knn')
@@ -71,7 +75,7 @@ def test_sparse_is_exact(store, monkeypatch):
     bases = store.bases[store.rows('test_unseen')]
     counts = kmer_counts(bases, 4)
     near, cosine = nearest(counts[:200], counts[200:], 3)
-    monkeypatch.setattr('barcodemae.knn.WIDEST', 0)
+    monkeypatch.setattr('barcodemae.embedding.neighbours.WIDEST', 0)
     _, same = nearest(counts[:200], counts[200:], 3, block=77)
     assert np.abs(cosine - same).max() < 1e-5
     dense = counts.toarray() / np.linalg.norm(counts.toarray(), axis=1, keepdims=True)
@@ -103,20 +107,20 @@ def test_nothing_hidden_is_the_plain_result(store, name, monkeypatch):
 
 
 def test_the_words_hidden_in_text_are_those_of_six_letter_tokens():
-    from barcodemae.masking import drop_tokens
+    from barcodemae.evaluation.masking import drop_tokens
     random = np.random.default_rng(0)
     barcodes = [''.join(random.choice(list('ACGTN'), n, p=[.245, .245, .245, .245, .02])) for n in (660, 401, 30, 5)]
     noise = word_noise(np.array([5, 2, 9, 0]), 1, 6)
     ids, mask = kmer_ids(torch.from_numpy(pack(barcodes)), 6)
     _, there = drop_tokens(ids, mask, .4, 'removed', torch.from_numpy(noise))
     for i, barcode in enumerate(barcodes):
-        masked = hide_words(barcode, .4, 'masked', noise[i])
+        masked = mask_bases(barcode, .4, 'masked', noise[i])
         hidden = [masked[j:j + 6] == 'N' * 6 != barcode[j:j + 6] for j in range(0, len(barcode) - 5, 6)]
         gone = (mask[i] & (ids[i] >= FIRST_KMER) & ~there[i]).tolist()[:len(hidden)]
         assert hidden == gone and len(masked) == len(barcode)
-        assert hide_words(barcode, .4, 'removed', noise[i]) == ''.join(barcode[6 * j:6 * j + 6] for j, h in enumerate(hidden) if not h) + barcode[6 * len(hidden):]
-        assert hide_words(barcode, 0, 'removed', noise[i]) == barcode
-    with pytest.raises(InputError, match='masked or removed'): hide_words('ACGT', .5, 'deleted', noise[0])
+        assert mask_bases(barcode, .4, 'removed', noise[i]) == ''.join(barcode[6 * j:6 * j + 6] for j, h in enumerate(hidden) if not h) + barcode[6 * len(hidden):]
+        assert mask_bases(barcode, 0, 'removed', noise[i]) == barcode
+    with pytest.raises(InputError, match='masked or removed'): mask_bases('ACGT', .5, 'deleted', noise[0])
 
 
 def test_a_run_brings_what_it_knows(store, tmp_path):

@@ -1,13 +1,13 @@
-"""Guards for barcodemae.clean: against a plain Python account of the same rules, and its errors."""
+"""Guards for barcodemae.data.clean: against a plain Python account of the same rules, and its errors."""
 import re
 
 import polars as pl, pytest
 from hypothesis import given, settings, strategies as st
 from polars.testing import assert_frame_equal
 
-from barcodemae.clean import Cleaner, CleanConfig, clean, count_partitions, unlike_published
+from barcodemae.data.clean import Cleaner, CleanConfig, clean, count_partitions, unlike_published
 from barcodemae.core import InputError
-from barcodemae.data import COLUMNS, PUBLISHED, SCHEMA
+from barcodemae.data.read import COLUMNS, PUBLISHED, SCHEMA
 
 SMALL = CleanConfig(max_length=12, min_length=3)
 
@@ -84,7 +84,7 @@ def test_conflicting_names():
 
 def test_two_records_with_one_id():
     with pytest.raises(InputError) as e: clean(frame(['ACGT', 'CCCC', 'GGGG', 'TTTT'], processid=['P1', 'P2', 'P2', 'P2']).lazy(), SMALL)
-    assert e.value.record == 'P2' and '3 times' in e.value.message and e.value.mend
+    assert e.value.record == 'P2' and '3 times' in e.value.message and e.value.fix
 
 
 def test_impossible_lengths():

@@ -1,10 +1,11 @@
-"""Guards for barcodemae.clustering: the clusters of scikit-learn, their numbers, faults."""
+"""Guards for barcodemae.evaluation.clustering: the clusters of scikit-learn, their numbers, faults."""
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 
-from barcodemae.clustering import agreement, clustering_rows, cut, estimate_clusters, umap_reduce, ward, ward_tree
+from barcodemae.evaluation.clustering import agreement, clustering_rows, cut, estimate_clusters, umap_reduce
+from barcodemae.evaluation.clustering import ward, ward_tree
 
 
 @settings(max_examples=30, deadline=None)

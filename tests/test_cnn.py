@@ -1,14 +1,16 @@
-"""Guards for barcodemae.cnn: gradients, batches, seeds, saving and loading, wrong weights, and that it learns."""
+"""Guards for barcodemae.bench.cnn: gradients, batches, seeds, saving and loading, wrong weights, and that it learns."""
 import json
 
 import numpy as np, pytest, torch
 from safetensors.torch import load_file, save_file
 
-from barcodemae.baselines import load, systems
-from barcodemae.cnn import BarcodeCNN, CnnConfig, CnnEmbedder, load_cnn, train_cnn
-from barcodemae.core import Compute, InputError, read_json
-from barcodemae.knn import knn_rows, score
-from barcodemae.store import load_dataset, pack
+from barcodemae.bench.registry import load, systems
+from barcodemae.bench.cnn import BarcodeCNN, CnnConfig, CnnEmbedder, load_cnn, train_cnn
+from barcodemae.compute import Compute
+from barcodemae.core import InputError, read_json
+from barcodemae.evaluation.knn import knn_rows
+from barcodemae.metrics import score
+from barcodemae.data.store import load_dataset, pack
 
 CPU = Compute(torch.device('cpu'), torch.float32)
 SMALL = CnnConfig(filters=(8, 8, 8), features=32, epochs=1)

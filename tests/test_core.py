@@ -6,7 +6,9 @@ import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
 
 from barcodemae import core
-from barcodemae.core import InputError, atomic_path, find_dataset, load_settings, probe_compute, read_json, write_json
+from barcodemae.core import InputError, atomic_path, read_json, write_json
+from barcodemae.settings import find_dataset, load_settings
+from barcodemae.compute import probe_compute
 
 
 @pytest.fixture(autouse=True)
@@ -72,10 +74,10 @@ def test_another_programs_settings_are_passed_over(project):
     ('[paths]\nruns = a\nruns = b\n', 'line 3', '[paths]'),
     ('[paths]\nno equals sign here\n', 'line', 'key = value'),
 ])
-def test_bad_settings_name_file_key_and_mend(project, text, record, mend):
+def test_bad_settings_name_file_key_and_mend(project, text, record, fix):
     root = project(text)
     with pytest.raises(InputError) as error: load_settings(root)
-    assert error.value.file == root/'settings.ini' and record in error.value.record and mend in error.value.mend
+    assert error.value.file == root/'settings.ini' and record in error.value.record and mend in error.value.fix
 
 
 def test_find_dataset(project, monkeypatch):
@@ -92,17 +94,17 @@ def test_find_dataset(project, monkeypatch):
 # errors
 
 @given(*[st.one_of(st.none(), st.text(min_size=1))]*3)
-def test_input_error_says_all_it_knows(file, record, mend):
-    text = str(InputError('bad', file, record, mend))
-    assert all(part in text for part in (file, record, mend, 'bad') if part)
+def test_input_error_says_all_it_knows(file, record, fix):
+    text = str(InputError('bad', file, record, fix))
+    assert all(part in text for part in (file, record, fix, 'bad') if part)
     assert 'None' not in text or 'None' in f'{file}{record}{mend}'
 
 
 def test_input_error_survives_pickling():
     import pickle
-    error = InputError('bad', file='a.csv', record='line 3', mend='mend it')
+    error = InputError('bad', file='a.csv', record='line 3', fix='mend it')
     again = pickle.loads(pickle.dumps(error))
-    assert str(again) == str(error) == 'a.csv: line 3: bad. Mend: mend it' and again.record == 'line 3'
+    assert str(again) == str(error) == 'a.csv: line 3: bad. Fix: mend it' and again.record == 'line 3'
 
 
 # atomic writes
@@ -130,7 +132,7 @@ def test_failure_keeps_the_old(tmp_path, write, fault):
             raise fault
     assert content(tmp_path) == before and set(before.values()) == {'new'}
     assert [p.name for p in path.parent.iterdir()] == ['thing']
-    if isinstance(fault, OSError): assert error.value.file == path and 'settings.ini' in error.value.mend
+    if isinstance(fault, OSError): assert error.value.file == path and 'settings.ini' in error.value.fix
 
 
 def test_full_disk_seen_when_flushed(tmp_path, monkeypatch):
@@ -232,7 +234,7 @@ def test_json_refuses_what_it_does_not_know(tmp_path):
 def test_json_absent_or_broken(tmp_path, text):
     if text is not None: (tmp_path/'a.json').write_text(text)
     with pytest.raises(InputError) as error: read_json(tmp_path/'a.json')
-    assert error.value.file == tmp_path/'a.json' and error.value.mend
+    assert error.value.file == tmp_path/'a.json' and error.value.fix
 
 
 # device, seeds, records

@@ -1,4 +1,4 @@
-"""Guards for barcodemae.data: every format gives the same table, every broken file is told by name."""
+"""Guards for barcodemae.data.read: every format gives the same table, every broken file is told by name."""
 import gzip, io, tempfile, zipfile
 from pathlib import Path
 
@@ -7,9 +7,10 @@ from hypothesis import given, settings, strategies as st
 from polars.testing import assert_frame_equal
 from xopen import xopen
 
-from barcodemae import data
+from barcodemae.data import read as data
 from barcodemae.core import InputError
-from barcodemae.data import COLUMNS, MISSING, PARTITION_FILES, SCHEMA, SPLITS, download, known_dataset, read_batches, scan_barcodes
+from barcodemae.data.read import COLUMNS, MISSING, PARTITION_FILES, SCHEMA, SPLITS, download, known_dataset
+from barcodemae.data.read import read_batches, scan_barcodes
 
 names = st.text(st.characters(codec='utf-8', exclude_categories=('Cc', 'Cs')), max_size=12).map(str.strip).map(
     lambda s: None if s in MISSING else s)
@@ -128,7 +129,7 @@ def test_known_by_name():
     assert known_dataset('/elsewhere/coi_mini.csv.gz') == 'coi_mini' and known_dataset('moths.fasta') is None
 
 
-# broken files: file, record and mend
+# broken files: file, record and fix
 
 TABLE = b'processid,dna_barcode\n' + b''.join(b'P%d,%s\n' % (i, b'ACGT'*(5 + i)) for i in range(40))
 
@@ -181,7 +182,7 @@ def test_broken_file(tmp_path, case):
     name, content, record, message = BROKEN[case]
     (tmp_path/name).write_bytes(content)
     with pytest.raises(InputError) as e: scan_barcodes(tmp_path/name).collect()
-    assert str(e.value.file) == str(tmp_path/name) and e.value.mend and message in e.value.message
+    assert str(e.value.file) == str(tmp_path/name) and e.value.fix and message in e.value.message
     if record: assert e.value.record == record
 
 
@@ -196,7 +197,7 @@ def test_broken_later_on(tmp_path, monkeypatch):
 
 def test_not_there(tmp_path):
     with pytest.raises(InputError, match='no such file') as e: scan_barcodes(tmp_path/'moths.csv')
-    assert e.value.file == tmp_path/'moths.csv' and e.value.mend
+    assert e.value.file == tmp_path/'moths.csv' and e.value.fix
     with pytest.raises(InputError, match='no barcode file'): scan_barcodes(tmp_path)
 
 
@@ -206,7 +207,7 @@ def test_download_says_what_to_do_without_network(tmp_path, monkeypatch):
     def offline(*a, **k): raise ConnectionError('no route to host')
     monkeypatch.setattr('huggingface_hub.list_repo_files', offline)
     with pytest.raises(InputError) as e: download('BIOSCAN-5M', tmp_path)
-    assert 'BIOSCAN_5M_Insect_Dataset_metadata' in e.value.mend and e.value.file == tmp_path
+    assert 'BIOSCAN_5M_Insect_Dataset_metadata' in e.value.fix and e.value.file == tmp_path
     with pytest.raises(InputError, match='unseen.csv'): download('canada', tmp_path)
     with pytest.raises(InputError, match='not a data set'): download('imagenet')
 

@@ -8,14 +8,16 @@ import numpy as np, pytest, torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from barcodemae.core import Compute
-from barcodemae.finetune import FinetuneConfig, Tuner
-from barcodemae.knn import GenusProbe, embed, nearest, untrained_encoder
-from barcodemae.layers import ByteDropout, FusedLinear
-from barcodemae.presets import make_config, model_config
-from barcodemae.reference import save_model
-from barcodemae.store import load_dataset
-from barcodemae.train import Trainer, masked_accuracy, validate
+from barcodemae.compute import Compute
+from barcodemae.training.finetune import FinetuneConfig, Tuner
+from barcodemae.evaluation.knn import GenusProbe, untrained_encoder
+from barcodemae.embedding.embed import embed
+from barcodemae.embedding.neighbours import nearest
+from barcodemae.model.cpu_layers import ByteDropout, FusedLinear
+from barcodemae.training.config import make_config, model_config
+from barcodemae.identification.model import save_model
+from barcodemae.data.store import load_dataset
+from barcodemae.training.pretrain import Trainer, masked_accuracy, validate
 
 META = Compute(torch.device('meta'), torch.float32)
 VARIANTS = ('mae', 'mae_with_mask', 'encoder_only', 'hyena', 'mamba', 'mamba2', 'caduceus')
@@ -150,7 +152,7 @@ def test_planted_faults_are_found(store, fault):
 
 def test_a_look_at_the_mask_is_found(store, monkeypatch):
     "transformers asks whether a mask of two dimensions is all ones, and waits for the answer."
-    monkeypatch.setattr('barcodemae.model.attended', lambda bert, mask: mask)
+    monkeypatch.setattr('barcodemae.model.mae.attended', lambda bert, mask: mask)
     trainer = Trainer(config(), store, META, 10)
     with pytest.raises(RuntimeError, match='waits for'), OnDevice(may_wait=False): trainer.step(0)
 

@@ -1,15 +1,17 @@
-"""Guards for barcodemae.finetune: an interrupted run ends with the same bits, frozen encoders stay, faults."""
+"""Guards for barcodemae.training.finetune: an interrupted run ends with the same bits, frozen encoders stay, faults."""
 import json
 
 import numpy as np, pytest, torch
 
-from barcodemae import finetune as module
-from barcodemae.core import Compute, InputError, find_dataset
-from barcodemae.finetune import Classifier, FinetuneConfig, Tuner, finetune, label_codes
-from barcodemae.architectures import load_encoder
-from barcodemae.presets import make_config
-from barcodemae.store import prepare
-from barcodemae.train import train
+from barcodemae.training import finetune as module
+from barcodemae.compute import Compute
+from barcodemae.core import InputError
+from barcodemae.settings import find_dataset
+from barcodemae.training.finetune import Classifier, FinetuneConfig, Tuner, finetune, label_codes
+from barcodemae.model.sequence import load_encoder
+from barcodemae.training.config import make_config
+from barcodemae.data.store import prepare
+from barcodemae.training.pretrain import train
 
 CPU = Compute(torch.device('cpu'), torch.float32)
 

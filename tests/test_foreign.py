@@ -1,4 +1,4 @@
-"""Guards for barcodemae.foreign: outputs of the authors' code, wrong checkpoints, batches, gradients, public sizes, letters."""
+"""Guards for barcodemae.bench.transformer_models: outputs of the authors' code, wrong checkpoints, batches, gradients, public sizes, letters."""
 import copy, json, os, shutil
 from pathlib import Path
 
@@ -8,9 +8,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch.nn import functional as F
 from transformers import BertConfig, BertForTokenClassification, BertModel, EsmTokenizer
 
-from barcodemae.baselines import SYSTEMS, load, read_weights, systems
-from barcodemae.core import Compute, InputError
-from barcodemae.foreign import MosaicBert, NucleotideTransformer, TransformerEmbedder, alibi_slopes, kmer_words, load_bert, sixmer_vocab, sixmer_words
+from barcodemae.bench.registry import SYSTEMS, load, systems
+from barcodemae.bench.weights import read_weights
+from barcodemae.compute import Compute
+from barcodemae.core import InputError
+from barcodemae.bench.transformer_models import MosaicBert, NucleotideTransformer, TransformerEmbedder
+from barcodemae.bench.transformer_models import alibi_slopes, kmer_tokens, load_bert, sixmer_vocab
+from barcodemae.bench.transformer_models import sixmer_tokens
 
 FIXTURES = Path(os.environ.get('BARCODEMAE_FIXTURES', Path(__file__).parents[1].parent/'shared/fixtures'))
 CPU = Compute(torch.device('cpu'), torch.float32)
@@ -160,8 +164,8 @@ def test_public_sizes():
         assert (v := embedder.encode(two)).shape == (2, width) and np.isfinite(v).all() and np.ptp(v, 0).any()
         return sum(p.numel() for p in embedder.model.parameters())
     assert run(MosaicBert, lambda b: [1 + i % 4000 for i in range(len(b) // 5)], 768) == 117_068_544 - 768 * 769
-    assert 50e6 < run(NucleotideTransformer, sixmer_words(sixmer_vocab()), 512) < 60e6
-    run(lambda: BertModel(BertConfig(vocab_size=258, num_hidden_layers=4, num_attention_heads=4), add_pooling_layer=False), kmer_words(4), 768)
+    assert 50e6 < run(NucleotideTransformer, sixmer_tokens(sixmer_vocab()), 512) < 60e6
+    run(lambda: BertModel(BertConfig(vocab_size=258, num_hidden_layers=4, num_attention_heads=4), add_pooling_layer=False), kmer_tokens(4), 768)
 
 
 @pytest.mark.parametrize('barcode', ['acgtACGTACNNRRACR AC-AAAAAA', 'AAAAAAAAAAAAN', 'RR RR', 'ACGTNACGTACGTAC',
@@ -169,13 +173,13 @@ def test_public_sizes():
 def test_sixmers_are_those_of_transformers(barcode, tmp_path):
     (tmp_path/'vocab.txt').write_text('\n'.join(sixmer_vocab()))
     theirs = EsmTokenizer(tmp_path/'vocab.txt', eos_token=None)
-    assert sixmer_words(sixmer_vocab())(barcode) == theirs(barcode, add_special_tokens=False)['input_ids']
+    assert sixmer_tokens(sixmer_vocab())(barcode) == theirs(barcode, add_special_tokens=False)['input_ids']
 
 
 def test_vocab_file_decides(tmp_path):
     words = list(sixmer_vocab())
     (tmp_path/'vocab.txt').write_text('\n'.join(words[:6] + words[6:][::-1]))
-    assert sixmer_words(sixmer_vocab(tmp_path/'vocab.txt'))('AAAAAAN') == [4106, 6]
+    assert sixmer_tokens(sixmer_vocab(tmp_path/'vocab.txt'))('AAAAAAN') == [4106, 6]
     (tmp_path/'vocab.txt').write_text('\n'.join(words[:-1]))
     with pytest.raises(InputError, match='1 words are missing: N'): sixmer_vocab(tmp_path/'vocab.txt')
     (tiny('nucleotide_transformer_v2', tmp_path)/'vocab.txt').write_text('\n'.join(words + ['more']))

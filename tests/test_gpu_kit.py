@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest, torch
 
 from barcodemae.core import InputError
-from barcodemae.knn import untrained_encoder
-from barcodemae.architectures import load_encoder
-from barcodemae.presets import make_config, model_config
+from barcodemae.evaluation.knn import untrained_encoder
+from barcodemae.model.sequence import load_encoder
+from barcodemae.training.config import make_config, model_config
 
 TOOLS = Path(__file__).resolve().parent.parent/'tools'
 spec = importlib.util.spec_from_file_location('gpu_kit', TOOLS/'gpu_kit.py')

@@ -1,9 +1,10 @@
-"""Guards for barcodemae.hyena: the long convolution against plain sums, hidden states, gradients."""
+"""Guards for barcodemae.model.hyena: the long convolution against plain sums, hidden states, gradients."""
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 
 from barcodemae.core import InputError
-from barcodemae.hyena import HyenaDNA, letter_ids, long_convolution, next_letter_loss, short_convolution
+from barcodemae.model.hyena import HyenaDNA, base_ids, long_convolution, next_base_loss
+from barcodemae.model.hyena import short_convolution
 
 
 @settings(max_examples=20, deadline=None)
@@ -25,7 +26,7 @@ def test_a_short_convolution_is_that_of_torch(taps):
 
 
 def test_letters_outside_the_alphabet_are_unknown():
-    assert letter_ids('ACGTN') == [7, 8, 9, 10, 11, 1] and letter_ids('acgtRYK-U ') == [6] * 10 + [1] and letter_ids('') == []
+    assert base_ids('ACGTN') == [7, 8, 9, 10, 11, 1] and base_ids('acgtRYK-U ') == [6] * 10 + [1] and base_ids('') == []
 
 
 @torch.no_grad()
@@ -46,5 +47,5 @@ def test_more_letters_than_the_model_takes(ask):
 def test_gradients_flow_to_every_parameter():
     torch.manual_seed(0)
     model = HyenaDNA(16, length=40, filter_width=8)
-    next_letter_loss(model, torch.randint(7, 12, (2, 30))).backward()
+    next_base_loss(model, torch.randint(7, 12, (2, 30))).backward()
     assert not [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]

@@ -2,18 +2,20 @@
 import gzip, io, json, os, shutil, subprocess, sys
 from pathlib import Path
 import numpy as np, polars as pl, pytest, torch
-from barcodemae import cli, tool
+from barcodemae import cli
+from barcodemae.identification import commands as tool
 from barcodemae.core import InputError, read_json, write_json
-from barcodemae.candidates import ShortList
-from barcodemae.columns import nearest_rows
-from barcodemae.confidence import assign_taxa, fit_probability, probability
-from barcodemae.identify import Identifier
-from barcodemae.knn import untrained_encoder
-from barcodemae.model import BarcodeMAEConfig
-from barcodemae.reference import DEFAULT_MODEL, Model, Reference, Rows, make_reference
-from barcodemae.register import consensus
-from barcodemae.sites import bit_planes, differences
-from barcodemae.store import load_dataset, pack
+from barcodemae.identification.candidates import ShortList
+from barcodemae.embedding.columns import nearest_rows
+from barcodemae.identification.confidence import assign_taxa, fit_probability, probability
+from barcodemae.identification.classifier import Identifier
+from barcodemae.evaluation.knn import untrained_encoder
+from barcodemae.model.mae import BarcodeMAEConfig
+from barcodemae.identification.model import DEFAULT_MODEL, Model
+from barcodemae.identification.reference import Reference, Rows, make_reference
+from barcodemae.data.align import consensus
+from barcodemae.identification.sites import bit_planes, differences
+from barcodemae.data.store import load_dataset, pack
 
 @pytest.fixture(scope='module')
 def world(tmp_path_factory): # a model, a reference and query files of the demo
@@ -60,7 +62,7 @@ def test_rows_are_like_one_array():
 def test_reference_grows_and_is_the_same_after_an_interruption(world, tmp_path, monkeypatch):
     source, model = world['store'].meta['source'], world['model']
     whole, _ = make_reference(source, tmp_path/'whole', model, ('train',), block=200)
-    import barcodemae.reference as module
+    import barcodemae.identification.reference as module
     real, calls = module._write_part, []
     def dies(*a):
         calls.append(1)
@@ -275,7 +277,7 @@ def test_bad_input_ends_in_one_line(world, arguments, said, capsys):
     if 'made by model' in said and not DEFAULT_MODEL.exists(): pytest.skip('no model comes with this copy of the library')
     assert run(world, *arguments, '--quiet') == 1
     err = capsys.readouterr().err
-    assert said in err and 'Mend:' in err and 'Traceback' not in err
+    assert said in err and 'Fix:' in err and 'Traceback' not in err
 
 def test_a_full_pipe_and_no_torch_for_help():
     slim = subprocess.run([sys.executable, '-c', 'import sys; from barcodemae.cli import parser; parser(); sys.exit("torch" in sys.modules)'])

@@ -1,4 +1,4 @@
-"""Guards for barcodemae.knn: blocks against brute force, embeddings in any order, scores against scikit-learn, faults."""
+"""Guards for barcodemae.evaluation.knn: blocks against brute force, embeddings in any order, scores against scikit-learn, faults."""
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from scipy import sparse
@@ -6,11 +6,17 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from sklearn.neighbors import NearestNeighbors
 
-from barcodemae.core import Compute, InputError, find_dataset
-from barcodemae.knn import GenusProbe, embed, evaluate, kmer_counts, nearest, score, vote
-from barcodemae.model import BarcodeEncoder, BarcodeMAEConfig
-from barcodemae.report import verdict
-from barcodemae.store import pack, prepare
+from barcodemae.compute import Compute
+from barcodemae.core import InputError
+from barcodemae.settings import find_dataset
+from barcodemae.evaluation.knn import GenusProbe, evaluate
+from barcodemae.embedding.embed import embed
+from barcodemae.embedding.kmers import kmer_counts
+from barcodemae.embedding.neighbours import nearest, vote
+from barcodemae.metrics import score
+from barcodemae.model.mae import BarcodeEncoder, BarcodeMAEConfig
+from barcodemae.evaluation.report import verdict
+from barcodemae.data.store import pack, prepare
 
 CPU = Compute(torch.device('cpu'), torch.float32)
 ENCODER = BarcodeEncoder(BarcodeMAEConfig(k=4, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2))
@@ -74,8 +80,8 @@ def test_more_neighbours_than_references(n):
 def test_missing_splits(tmp_path):
     (tmp_path/'few.csv').write_text('processid,genus,dna_barcode,split\n' + ''.join(f'p{i},G{i % 2},{"ACGT" * 60}{"ACGT"[i % 4] * (i + 1)},train\n' for i in range(6)))
     store = prepare(tmp_path/'few.csv', tmp_path/'store')
-    with pytest.raises(InputError, match='Mend'): evaluate(ENCODER, store, compute=CPU)
-    with pytest.raises(InputError, match='Mend'): GenusProbe(store, CPU)
+    with pytest.raises(InputError, match='Fix'): evaluate(ENCODER, store, compute=CPU)
+    with pytest.raises(InputError, match='Fix'): GenusProbe(store, CPU)
 
 
 @pytest.mark.parametrize('model, said', [((50, 60), 'above'), ((10, 20), 'below'), ((25, 35), 'not told apart')])

@@ -1,13 +1,14 @@
-"""Guards for barcodemae.layers: the same numbers as transformers' own layers, dropout that is dropout."""
+"""Guards for barcodemae.model.cpu_layers: the same numbers as transformers' own layers, dropout that is dropout."""
 import functools
 
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from barcodemae.layers import ByteDropout, compile_training, compiled, quicken, two_products
-from barcodemae.model import VARIANTS, BarcodeEncoder, BarcodeMAEConfig, BarcodeMAEForPreTraining, random_masking
-from barcodemae.tokenizer import pad_id
+from barcodemae.model.cpu_layers import ByteDropout, compile_training, compiled, use_cpu_kernels, two_products
+from barcodemae.model.mae import VARIANTS, BarcodeEncoder, BarcodeMAEConfig, BarcodeMAEForPreTraining
+from barcodemae.model.mae import random_masking
+from barcodemae.model.tokenizer import pad_id
 
 SMALL = dict(k=4, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, decoder_num_hidden_layers=1,
              decoder_num_attention_heads=2, hidden_dropout_prob=0., attention_probs_dropout_prob=0.)
@@ -29,7 +30,7 @@ def slopes(net, ids, mask, hidden):
 def test_quickened_model_learns_the_same(variant, theirs):
     torch.manual_seed(0)
     plain = BarcodeMAEForPreTraining._from_config(BarcodeMAEConfig(**SMALL, variant=variant), attn_implementation=theirs)
-    quick = quicken(BarcodeMAEForPreTraining(BarcodeMAEConfig(**SMALL, variant=variant)), 'cpu')
+    quick = use_cpu_kernels(BarcodeMAEForPreTraining(BarcodeMAEConfig(**SMALL, variant=variant)), 'cpu')
     quick.load_state_dict(plain.state_dict())
     ids, mask = batch()
     hidden = random_masking(ids, mask, .5)
@@ -45,14 +46,14 @@ def test_layers_of_a_graphics_card_are_captured_in_one_piece(variant, monkeypatc
     monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend='aot_eager'))
     net = BarcodeMAEForPreTraining(BarcodeMAEConfig(**{**SMALL, 'num_hidden_layers': 1, 'hidden_dropout_prob': .1, 'attention_probs_dropout_prob': .1}, variant=variant))
     ids, mask = batch()
-    compile_training(quicken(net, 'meta')).train()
+    compile_training(use_cpu_kernels(net, 'meta')).train()
     for lower in (False, True):
         with torch.autocast('cpu', torch.bfloat16, enabled=lower): slopes(net, ids, mask, random_masking(ids, mask, .5))
 
 
 def test_bf16_training_agrees_with_fp32():
     torch.manual_seed(0)
-    net = quicken(BarcodeMAEForPreTraining(BarcodeMAEConfig(**SMALL)), 'cpu')
+    net = use_cpu_kernels(BarcodeMAEForPreTraining(BarcodeMAEConfig(**SMALL)), 'cpu')
     ids, mask = batch(16)
     hidden = random_masking(ids, mask, .5)
     full, full_slopes = slopes(net, ids, mask, hidden)
@@ -109,7 +110,7 @@ def test_attention_dropout_and_mask():
 
 
 def test_other_devices_stay_as_they_are():
-    net = quicken(BarcodeMAEForPreTraining(BarcodeMAEConfig(**SMALL)), 'meta')
+    net = use_cpu_kernels(BarcodeMAEForPreTraining(BarcodeMAEConfig(**SMALL)), 'meta')
     assert net.config._attn_implementation != 'two_products' and not any(isinstance(m, ByteDropout) for m in net.modules())
 
 

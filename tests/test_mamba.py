@@ -1,10 +1,11 @@
-"""Guards for barcodemae.mamba: scans against a plain loop, strands, hidden states, gradients."""
+"""Guards for barcodemae.model.mamba: scans against a plain loop, strands, hidden states, gradients."""
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 
-from barcodemae.hyena import next_letter_loss
-from barcodemae.mamba import COMPLEMENT, BarcodeMamba, Caduceus, fresh_steps, head_scan, join_strands, selective_scan
+from barcodemae.model.hyena import next_base_loss
+from barcodemae.model.mamba import COMPLEMENT, BarcodeMamba, Caduceus, initial_steps, head_scan, join_strands
+from barcodemae.model.mamba import selective_scan
 
 
 def plain_scan(x, dt, A, B, C):
@@ -70,10 +71,10 @@ def test_gradients_flow_to_every_parameter():
     torch.manual_seed(0)
     caduceus, mamba, ids = Caduceus(16, 2), BarcodeMamba(16, heads=2, states=8), torch.randint(7, 12, (2, 30))
     F.cross_entropy(caduceus.logits(caduceus(ids)).flatten(0, 1), ids.flatten()).backward()
-    next_letter_loss(mamba, ids - 4).backward()
+    next_base_loss(mamba, ids - 4).backward()
     for model in (caduceus, mamba): assert not [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
 
 
 def test_fresh_steps_are_where_they_should_be():
-    steps = F.softplus(fresh_steps(1000))
+    steps = F.softplus(initial_steps(1000))
     assert .00099 < steps.min() < .0015 and .07 < steps.max() < .101 and steps.median() == pytest.approx(.01, rel=.3)

@@ -1,13 +1,14 @@
-"""Guards for barcodemae.masking: what is hidden, the same for all; nothing hidden is the plain evaluation; removed is gone."""
+"""Guards for barcodemae.evaluation.masking: what is hidden, the same for all; nothing hidden is the plain evaluation; removed is gone."""
 import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
 
-from barcodemae.core import Compute, InputError
-from barcodemae.knn import embed
-from barcodemae.masking import drop_tokens, dropper, masking_claims
-from barcodemae.model import BarcodeEncoder, BarcodeMAEConfig
-from barcodemae.store import pack
-from barcodemae.tokenizer import FIRST_KMER, MASK_ID, kmer_ids
+from barcodemae.compute import Compute
+from barcodemae.core import InputError
+from barcodemae.embedding.embed import embed
+from barcodemae.evaluation.masking import drop_tokens, dropper, masking_claims
+from barcodemae.model.mae import BarcodeEncoder, BarcodeMAEConfig
+from barcodemae.data.store import pack
+from barcodemae.model.tokenizer import FIRST_KMER, MASK_ID, kmer_ids
 
 CPU = Compute(torch.device('cpu'), torch.float32)
 BARCODES = pack([''.join(np.random.default_rng(i).choice(list('ACGTN'), n, p=[.24, .24, .24, .24, .04])) for i, n in enumerate((660, 300, 31, 4))])

@@ -1,4 +1,4 @@
-"""Guards for barcodemae.model: masking, leaks, batch mates, saving and loading."""
+"""Guards for barcodemae.model.mae: masking, leaks, batch mates, saving and loading."""
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file, save_file
@@ -6,10 +6,11 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
 
 import barcodemae
 from barcodemae.core import InputError
-from barcodemae.architectures import load_encoder
-from barcodemae.model import VARIANTS, BarcodeEncoder, BarcodeMAEConfig, BarcodeMAEForPreTraining, hidden_word_loss, random_masking
-from barcodemae.store import pack
-from barcodemae.tokenizer import FIRST_KMER, KmerTokenizer, kmer_ids
+from barcodemae.model.sequence import load_encoder
+from barcodemae.model.mae import VARIANTS, BarcodeEncoder, BarcodeMAEConfig, BarcodeMAEForPreTraining
+from barcodemae.model.mae import masked_kmer_loss, random_masking
+from barcodemae.data.store import pack
+from barcodemae.model.tokenizer import FIRST_KMER, KmerTokenizer, kmer_ids
 
 SMALL = dict(k=4, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
              decoder_num_hidden_layers=1, decoder_num_attention_heads=2)
@@ -30,7 +31,7 @@ def test_loss_in_blocks_is_cross_entropy(n, block, seed, absent):
     head, states, labels = torch.nn.Linear(8, 64), torch.randn(n, 8, requires_grad=True), torch.randint(0, 64, (n,))
     labels[torch.rand(n) < absent] = -100
     def slopes(loss): return loss.detach(), *torch.autograd.grad(3 * loss, (states, *head.parameters()))
-    blocks = slopes(hidden_word_loss(states, head, labels, block))
+    blocks = slopes(masked_kmer_loss(states, head, labels, block))
     if (labels >= 0).any():
         for a, b in zip(blocks, slopes(torch.nn.functional.cross_entropy(head(states), labels))): assert torch.allclose(a, b, atol=1e-5)
     else: assert all((part == 0).all() for part in blocks)
@@ -58,7 +59,7 @@ def test_masking_covers_what_it_should(barcodes, ratio):
     T, M = ids.shape[1], int(ratio * ids.shape[1])
     assert m.masked.shape[1] == M and m.kept.shape[1] == T - M                      # shapes depend on T alone
     for i in range(len(ids)):
-        masked, kept = set(m.masked[i][m.masked_used[i]].tolist()), set(m.kept[i][m.kept_used[i]].tolist())
+        masked, kept = set(m.masked[i][m.masked_valid[i]].tolist()), set(m.kept[i][m.kept_used[i]].tolist())
         kmers, attended = set(torch.where(mask[i] & (ids[i] >= FIRST_KMER))[0].tolist()), set(torch.where(mask[i])[0].tolist())
         assert len(masked) == int(torch.tensor(ratio) * len(kmers)) or len(masked) == int(ratio * len(kmers))
         assert masked <= kmers and not masked & kept and kept <= attended
@@ -69,9 +70,9 @@ def test_masking_covers_what_it_should(barcodes, ratio):
 def test_no_leak_and_all_weights_learn(variant):
     ids, mask = tokens(*BATCH)
     net, m = model(variant, hidden_dropout_prob=0., attention_probs_dropout_prob=0.), random_masking(ids, mask, .5)
-    other = ids.scatter(1, m.masked, torch.where(m.masked_used, FIRST_KMER + 11, ids.gather(1, m.masked)))
+    other = ids.scatter(1, m.masked, torch.where(m.masked_valid, FIRST_KMER + 11, ids.gather(1, m.masked)))
     a, b = net(ids, mask, m), net(other, mask, m)
-    assert torch.equal(a.logits[m.masked_used], b.logits[m.masked_used])
+    assert torch.equal(a.logits[m.masked_valid], b.logits[m.masked_valid])
     a.loss.backward()
     still = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()]
     assert still == []
@@ -123,10 +124,10 @@ def test_checkpoint_of_another_shape(tmp_path):
     encoder = BarcodeEncoder(BarcodeMAEConfig(**SMALL))
     encoder.save_pretrained(tmp_path)
     BarcodeMAEConfig(**{**SMALL, 'hidden_size': 48}).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match='Mend'): load_encoder(tmp_path)
+    with pytest.raises(InputError, match='Fix'): load_encoder(tmp_path)
     encoder.save_pretrained(tmp_path)
     weights = load_file(tmp_path/'model.safetensors')
     save_file({n: w for n, w in weights.items() if 'layer.1' not in n}, tmp_path/'model.safetensors', metadata={'format': 'pt'})
     with pytest.raises(InputError, match='missing'): load_encoder(tmp_path)
     (tmp_path/'model.safetensors').write_bytes(b'no weights')
-    with pytest.raises(InputError, match='Mend'): load_encoder(tmp_path)
+    with pytest.raises(InputError, match='Fix'): load_encoder(tmp_path)

@@ -1,10 +1,10 @@
-"""Guards for barcodemae.optim: Muon is torch's, what is dropped has no effect, who gets which optimiser."""
+"""Guards for barcodemae.training.optim: Muon is torch's, what is dropped has no effect, who gets which optimiser."""
 import pytest, torch
 from torch import nn
 
-from barcodemae.model import BarcodeMAEForPreTraining
-from barcodemae.optim import Muon, drop_traces, make_optimizers, orthogonalise
-from barcodemae.presets import make_config, model_config
+from barcodemae.model.mae import BarcodeMAEForPreTraining
+from barcodemae.training.optim import Muon, flush_denormals, make_optimizers, orthogonalise
+from barcodemae.training.config import make_config, model_config
 
 
 @pytest.mark.parametrize('dtype', [None, torch.bfloat16])
@@ -41,7 +41,7 @@ def test_dropped_traces_change_nothing():
         for i in range(900):
             p.grad = torch.randn_like(p) * (i < 5 or i > 850)           # a word that goes away and comes back
             o.step()
-            if drop and i % 100 == 0: drop_traces(o)
+            if drop and i % 100 == 0: flush_denormals(o)
             if i == 801: left = o.state[p]['exp_avg'].abs().max().item()
         return p.detach(), left
     (kept, left), (dropped, none) = walk(False), walk(True)

@@ -4,13 +4,15 @@ from pathlib import Path
 
 import pytest, torch
 
-from barcodemae.core import Compute, InputError, find_dataset, probe_compute
-from barcodemae.knn import untrained_encoder
-from barcodemae.model import BarcodeEncoder, BarcodeMAEConfig
-from barcodemae.presets import make_config
-from barcodemae.shards import embed_table
-from barcodemae.store import BarcodeStore, prepare
-from barcodemae.train import train
+from barcodemae.compute import Compute, probe_compute
+from barcodemae.core import InputError
+from barcodemae.settings import find_dataset
+from barcodemae.evaluation.knn import untrained_encoder
+from barcodemae.model.mae import BarcodeEncoder, BarcodeMAEConfig
+from barcodemae.training.config import make_config
+from barcodemae.embedding.shards import embed_table
+from barcodemae.data.store import BarcodeStore, prepare
+from barcodemae.training.pretrain import train
 
 
 @pytest.fixture(scope='module')
@@ -130,7 +132,7 @@ def test_tables_are_not_mixed(store, tmp_path):
 
 def test_cluster_script_is_a_script():
     script = Path(__file__).parent.parent/'tools/slurm.sh'
-    assert subprocess.run(['bash', '-n', script]).returncode == 0 and 'barcodemae.batch' in script.read_text()
+    assert subprocess.run(['bash', '-n', script]).returncode == 0 and 'barcodemae.training.distributed' in script.read_text()
 
 
 if __name__ == '__main__': one_process({}, learn, sys.argv[1:])

@@ -1,14 +1,17 @@
-"""Guards for barcodemae.published: every array of the reference outputs, weights and settings that do not fit, batches, public sizes, pickles."""
+"""Guards for barcodemae.bench.nucleotide_models: every array of the reference outputs, weights and settings that do not fit, batches, public sizes, pickles."""
 import json, os, shutil
 from pathlib import Path
 import numpy as np, pytest, torch
 from safetensors.torch import load_file, save_file
 
-from barcodemae.baselines import load, read_weights
-from barcodemae.core import Compute, InputError
-from barcodemae.hyena import HyenaDNA
-from barcodemae.mamba import COMPLEMENT, BarcodeMamba, Caduceus
-from barcodemae.published import BarcodeMambaEmbedder, CaduceusEmbedder, HyenaEmbedder, load_barcodemamba, load_caduceus, load_hyenadna
+from barcodemae.bench.registry import load
+from barcodemae.bench.weights import read_weights
+from barcodemae.compute import Compute
+from barcodemae.core import InputError
+from barcodemae.model.hyena import HyenaDNA
+from barcodemae.model.mamba import COMPLEMENT, BarcodeMamba, Caduceus
+from barcodemae.bench.nucleotide_models import BarcodeMambaEmbedder, CaduceusEmbedder, HyenaEmbedder
+from barcodemae.bench.nucleotide_models import load_barcodemamba, load_caduceus, load_hyenadna
 
 FIXTURES = Path(os.environ.get('BARCODEMAE_FIXTURES', Path(__file__).parents[1].parent/'shared/fixtures'))
 CPU = Compute(torch.device('cpu'), torch.float32)

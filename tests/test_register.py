@@ -1,12 +1,12 @@
-"""Guards for barcodemae.register: starts against a plain loop, references found from shuffled starts, what falls off either end, embedding on a reference."""
+"""Guards for barcodemae.data.align: starts against a plain loop, references found from shuffled starts, what falls off either end, embedding on a reference."""
 import numpy as np, torch
 from hypothesis import given, settings, strategies as st
 
-from barcodemae.core import Compute
-from barcodemae.knn import embed
-from barcodemae.model import BarcodeEncoder, BarcodeMAEConfig
-from barcodemae.register import consensus, register, starts
-from barcodemae.store import WIDTH, pack, unpack
+from barcodemae.compute import Compute
+from barcodemae.embedding.embed import embed
+from barcodemae.model.mae import BarcodeEncoder, BarcodeMAEConfig
+from barcodemae.data.align import consensus, register, starts
+from barcodemae.data.store import WIDTH, pack, unpack
 
 GENE = ''.join(np.random.default_rng(0).choice(list('ACGT'), 760, p=[.35, .15, .15, .35]))
 

@@ -77,7 +77,7 @@ def test_kept_results_name_no_place_on_this_machine(path):
 
 
 def test_settings_in_the_repository_are_read(monkeypatch):
-    from barcodemae.core import load_settings
+    from barcodemae.settings import load_settings
     ini = configparser.ConfigParser()
     ini.read(ROOT/'settings.ini')
     assert load_settings(ROOT/'nbs').root == ROOT and set(ini['datasets']) == set(load_settings(ROOT).datasets)

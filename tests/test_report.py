@@ -1,10 +1,10 @@
-"""Guards for barcodemae.report: kept runs, rows that are missing, the command."""
+"""Guards for barcodemae.evaluation.report: kept runs, rows that are missing, the command."""
 import json, subprocess, sys
 
 import pytest
 
 from barcodemae.core import InputError, write_json
-from barcodemae.report import accuracy_row, kept_runs, table
+from barcodemae.evaluation.report import accuracy_row, kept_runs, table
 
 
 def results(accuracy, **more):
@@ -36,10 +36,10 @@ def test_a_row_that_is_missing():
 @pytest.mark.parametrize('accuracy, said', [(40., 'is above'), (10., 'is below'), (31., 'not told apart')])
 def test_command(tmp_path, accuracy, said):
     write_json(tmp_path/'results.json', results(accuracy))
-    done = subprocess.run([sys.executable, '-m', 'barcodemae.report', str(tmp_path)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-m', 'barcodemae.evaluation.report', str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0 and said in done.stdout and 'simulated' in done.stdout
-    done = subprocess.run([sys.executable, '-m', 'barcodemae.report', str(tmp_path/'nothing')], capture_output=True, text=True)
-    assert done.returncode and 'Mend' in done.stderr and 'Traceback' not in done.stderr
+    done = subprocess.run([sys.executable, '-m', 'barcodemae.evaluation.report', str(tmp_path/'nothing')], capture_output=True, text=True)
+    assert done.returncode and 'Fix' in done.stderr and 'Traceback' not in done.stderr
 
 
 @pytest.mark.parametrize('text', ['', '{"knn": [', '[]', '{"knn": 3}', '{"knn": []}'])
@@ -47,4 +47,4 @@ def test_a_broken_run_is_named_and_the_rest_makes_the_table(tmp_path, text, caps
     for name in 'ab': write_json(tmp_path/name/'results.json', results(40.))
     (tmp_path/'a/results.json').write_text(text)
     assert list(kept_runs(tmp_path/'kept.json', {n: tmp_path/n for n in 'abc'})) == ['b']
-    assert f"{tmp_path/'a'}" in (said := capsys.readouterr().out) and 'Mend' in said
+    assert f"{tmp_path/'a'}" in (said := capsys.readouterr().out) and 'Fix' in said

@@ -3,17 +3,18 @@ import os
 from pathlib import Path
 import numpy as np, polars as pl, pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from barcodemae.candidates import within_cap
-from barcodemae.confidence import EVIDENCE, RISES, probability
+from barcodemae.identification.candidates import within_cap
+from barcodemae.identification.confidence import EVIDENCE, RISES, probability
 from barcodemae.core import InputError
-from barcodemae.gaps import Pool, kmer_index, kmers, onto, settle
-from barcodemae.columns import column_vectors
-from barcodemae.identify import Ask, Identifier
-from barcodemae.noise import NOISE, disturb, reverse_complement
-from barcodemae.place import locate, base_codes, place
-from barcodemae.reference import Model, Reference, make_reference
-from barcodemae.store import load_dataset
-from barcodemae import tool
+from barcodemae.identification.gaps import Pool, kmer_index, kmers, onto, settle
+from barcodemae.embedding.columns import column_vectors
+from barcodemae.identification.classifier import Ask, Identifier
+from barcodemae.data.noise import NOISE, disturb, reverse_complement
+from barcodemae.data.place import locate, base_codes, place
+from barcodemae.identification.model import Model
+from barcodemae.identification.reference import Reference, make_reference
+from barcodemae.data.store import load_dataset
+from barcodemae.identification import commands as tool
 
 SOME = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 DATA = Path(os.environ.get('BARCODEMAE_DATA') or Path(__file__).parents[2]/'shared'/'data')

@@ -1,4 +1,4 @@
-"""Guards for barcodemae.sequences: what can be read is read, what cannot is named, memory stays small, no file breaks it."""
+"""Guards for barcodemae.data.query: what can be read is read, what cannot is named, memory stays small, no file breaks it."""
 import bz2, gzip, io, lzma, random, sys, tracemalloc, types, warnings
 import zipfile
 
@@ -6,9 +6,10 @@ import polars as pl, pytest
 from hypothesis import given, settings, strategies as st
 from xopen import xopen
 
-from barcodemae import data, sequences
+from barcodemae.data import read as data
+from barcodemae.data import query as sequences
 from barcodemae.core import InputError
-from barcodemae.sequences import FAULTS, KEPT, LONGEST, Faults, clean_sequence, read_sequences
+from barcodemae.data.query import FAULTS, KEPT, LONGEST, Faults, clean_sequence, read_sequences
 
 rng = random.Random(0)
 COI = [''.join(rng.choices('ACGT', k=120)) for _ in range(12)]
@@ -47,7 +48,7 @@ def check(path, content, kind, record=None, detail=None, names=None):
     report = faults.report()
     assert kind in report and FAULTS[kind] in report and (record or '') in report
     with pytest.raises(InputError) as e: list(read_sequences(path, Faults(strict=True)))
-    assert e.value.file == path and kind in e.value.message and e.value.mend == FAULTS[kind]
+    assert e.value.file == path and kind in e.value.message and e.value.fix == FAULTS[kind]
 
 
 # every good file
@@ -234,7 +235,7 @@ def test_damaged_in_the_middle(tmp_path):
 def test_errors_name_file_and_mend(tmp_path, monkeypatch):
     def told(path, content=None):
         with pytest.raises(InputError) as e: read(path, content)
-        assert e.value.file and e.value.mend
+        assert e.value.file and e.value.fix
         return str(e.value)
     assert 'no such file' in told(tmp_path/'absent.fasta') and 'folder' in told(tmp_path) and 'no such file' in told(tmp_path/'absent/x')
     assert 'cannot be opened' in told('a\0b') and 'cannot be opened' in told('~nobody-here/x.fasta')
@@ -381,7 +382,7 @@ def test_no_file_breaks_it(tmp_path, monkeypatch):
                 barcodes += len(found)
             outcomes['faults' if faults.counts else 'clean'] += 1
         except InputError as e:
-            assert e.file == path and e.mend, content
+            assert e.file == path and e.fix, content
             outcomes['InputError'] += 1
         kinds |= set(faults.counts)
         faults.report()

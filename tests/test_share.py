@@ -1,14 +1,15 @@
-"""Guards for barcodemae.share: encoders open after `import barcodemae` alone, what is not passed on, ONNX against PyTorch."""
+"""Guards for barcodemae.training.hub: encoders open after `import barcodemae` alone, what is not passed on, ONNX against PyTorch."""
 import json, subprocess, sys
 
 import pytest, torch
 from huggingface_hub import ModelCard
 
-from barcodemae.architectures import SequenceConfig, SequenceEncoder
+from barcodemae.model.sequence import SequenceConfig, SequenceEncoder
 from barcodemae.core import InputError, read_json, write_json
-from barcodemae.model import BarcodeEncoder, BarcodeMAEConfig
-from barcodemae.share import DataSource, complete, export_onnx, largest_difference, model_card, push_to_hub, trial_batches
-from barcodemae.tokenizer import KmerTokenizer
+from barcodemae.model.mae import BarcodeEncoder, BarcodeMAEConfig
+from barcodemae.training.hub import DataSource, complete, export_onnx, largest_difference, model_card
+from barcodemae.training.hub import push_to_hub, trial_batches
+from barcodemae.model.tokenizer import KmerTokenizer
 
 SHAPE = dict(k=4, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
 RECORD = dict(dataset='coi_mini', simulated=False, steps=100, barcodes_seen=3200, seconds_training=90., seed=3, compute='cpu float32', machine=dict(barcodemae='0.1.0'))
@@ -120,7 +121,7 @@ def broken_record(best): (best.parent/'record.json').write_text('{')
 @pytest.mark.parametrize('spoil', [without_record, without_weights, torn_weights, pickled_weights, other_tokenizer, other_model, broken_record], ids=lambda f: f.__name__)
 def test_nothing_is_sent_that_should_not_be(best, spoil):
     spoil(best); hub = Hub()
-    with pytest.raises(InputError, match='Mend'): push_to_hub(best, 'me/it', api=hub)
+    with pytest.raises(InputError, match='Fix'): push_to_hub(best, 'me/it', api=hub)
     assert hub.calls == [] and not (best/'README.md').exists()
 
 
@@ -130,7 +131,7 @@ def test_names_that_the_hub_does_not_take(best, name):
 
 
 def test_a_hub_that_refuses_is_told_in_words(best):
-    with pytest.raises(InputError, match=r'me/it: the hub did not take it \(ConnectionError: no route\). Mend: log in'): push_to_hub(best, 'me/it', api=Hub(ConnectionError('no route\nmore')))
+    with pytest.raises(InputError, match=r'me/it: the hub did not take it \(ConnectionError: no route\). Fix: log in'): push_to_hub(best, 'me/it', api=Hub(ConnectionError('no route\nmore')))
 
 
 def test_onnx_gives_the_vectors_of_pytorch(best, tmp_path):

@@ -1,13 +1,14 @@
-"""Guards for barcodemae.store: packing, whole or nothing, several processes at once."""
+"""Guards for barcodemae.data.store: packing, whole or nothing, several processes at once."""
 import errno, os, shutil, signal, subprocess, sys, time
 
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 
-from barcodemae import store as store_module
-from barcodemae.clean import CleanConfig
-from barcodemae.core import InputError, load_settings
-from barcodemae.store import PAD, WIDTH, BarcodeStore, load_dataset, need_splits, pack, prepare, unpack
+from barcodemae.data import store as store_module
+from barcodemae.data.clean import CleanConfig
+from barcodemae.core import InputError
+from barcodemae.settings import load_settings
+from barcodemae.data.store import PAD, WIDTH, BarcodeStore, load_dataset, need_splits, pack, prepare, unpack
 
 
 @pytest.fixture(autouse=True)
@@ -68,14 +69,14 @@ def test_store_holds_what_was_read(source, tmp_path):
 def test_missing_partition_and_column(source, tmp_path):
     s = prepare(source, tmp_path/'s')
     with pytest.raises(InputError) as e: s.rows('val_unseen')
-    assert e.value.file == str(source) and 'val_unseen' in e.value.message and e.value.mend
+    assert e.value.file == str(source) and 'val_unseen' in e.value.message and e.value.fix
     with pytest.raises(InputError, match="no column 'tribe'"): s.labels('tribe')
 
 
 def test_missing_partition():
     need_splits(['train', 'test'], ['train'])
     with pytest.raises(InputError) as e: need_splits({'train': 3}, ['train', 'test_unseen'], file='moths.csv')
-    assert e.value.file == 'moths.csv' and 'test_unseen' in e.value.message and 'train' in e.value.message and e.value.mend
+    assert e.value.file == 'moths.csv' and 'test_unseen' in e.value.message and 'train' in e.value.message and e.value.fix
 
 
 def test_simulated_is_told_by_the_bin(tmp_path):
@@ -84,7 +85,7 @@ def test_simulated_is_told_by_the_bin(tmp_path):
 
 
 def test_many_frames_are_one(tmp_path, monkeypatch):
-    monkeypatch.setattr('barcodemae.data.BLOCK', 1000)
+    monkeypatch.setattr('barcodemae.data.read.BLOCK', 1000)
     (tmp_path/'t.csv').write_text('processid,genus,dna_barcode\n' + ''.join(f'P{i},G{i},{barcode(i)}\n' for i in range(50)))
     s = prepare(tmp_path/'t.csv', tmp_path/'s')
     assert s.sequences(range(50)) == [barcode(i) for i in range(50)] and s.labels('genus').tolist() == [f'G{i}' for i in range(50)]
@@ -118,7 +119,7 @@ def broken(source, text):
 @pytest.mark.parametrize('text, record', [('P1,Aedes,train,,' + barcode(50) + '\n', 'P1'), ('COX1,,train,,MFINRWLFSTNHKDIG\n', 'COX1')])
 def test_bad_data_leaves_nothing(source, tmp_path, text, record):
     with pytest.raises(InputError) as e: prepare(broken(source, text), tmp_path/'out'/'s')
-    assert e.value.file == source and e.value.record == record and e.value.mend
+    assert e.value.file == source and e.value.record == record and e.value.fix
     assert [p.name for p in (tmp_path/'out').iterdir() if not p.name.startswith('.lock')] == []
 
 
@@ -128,7 +129,7 @@ def test_old_store_survives(source, tmp_path, monkeypatch, error):
     def fails(bases): raise error
     monkeypatch.setattr(store_module, 'pack', fails)
     with pytest.raises(InputError if isinstance(error, OSError) else KeyboardInterrupt) as e: prepare(source, tmp_path/'s')
-    if isinstance(error, OSError): assert 'no space left' in str(e.value) and e.value.mend
+    if isinstance(error, OSError): assert 'no space left' in str(e.value) and e.value.fix
     assert BarcodeStore.open(tmp_path/'s').sequences([3]) == old.sequences([3])
 
 
@@ -137,7 +138,7 @@ def test_damaged_store_is_told(source, tmp_path):
     content = (s.path/'bases.npy').read_bytes()
     (s.path/'bases.npy').write_bytes(content[:-700])
     with pytest.raises(InputError, match='damaged') as e: BarcodeStore.open(s.path)
-    assert e.value.file == s.path and e.value.mend
+    assert e.value.file == s.path and e.value.fix
 
 
 def test_unlike_the_published_counts_warns_every_time(source, tmp_path):
@@ -148,7 +149,7 @@ def test_unlike_the_published_counts_warns_every_time(source, tmp_path):
 
 SLOW = """
 import sys, time
-from barcodemae import store
+from barcodemae.data import store
 write = store.pack
 def slow(barcodes):
     print('writing', flush=True)
@@ -190,11 +191,13 @@ class Absent:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
 import numpy as np, torch
-from barcodemae.core import Compute
-from barcodemae.knn import GenusProbe, embed, nearest
-from barcodemae.presets import make_config
-from barcodemae.store import load_dataset
-from barcodemae.train import Trainer, validate
+from barcodemae.compute import Compute
+from barcodemae.evaluation.knn import GenusProbe
+from barcodemae.embedding.embed import embed
+from barcodemae.embedding.neighbours import nearest
+from barcodemae.training.config import make_config
+from barcodemae.data.store import load_dataset
+from barcodemae.training.pretrain import Trainer, validate
 store, compute = load_dataset(sys.argv[1]), Compute(torch.device('cpu'), torch.float32)
 trainer = Trainer(make_config('demo', steps=2, registered=True, hidden_size=32), store, compute, 2)
 trainer.step(0)
@@ -232,7 +235,7 @@ def test_damaged_labels_are_told_and_the_table_serves(source, tmp_path, spoil):
     right = prepare(source, tmp_path/'s').labels('genus').tolist()
     spoil(tmp_path/'s'/'labels'/'genus.npy')
     with pytest.raises(InputError, match='damaged') as e: BarcodeStore.open(tmp_path/'s').labels('genus')
-    assert e.value.file == tmp_path/'s'/'labels'/'genus.npy' and e.value.mend
+    assert e.value.file == tmp_path/'s'/'labels'/'genus.npy' and e.value.fix
     shutil.rmtree(tmp_path/'s'/'labels')
     assert BarcodeStore.open(tmp_path/'s').labels('genus').tolist() == right
 

@@ -1,12 +1,14 @@
-"""Guards for barcodemae.sweep: grids, shared runs, a sweep that is killed, two at once, the command."""
+"""Guards for barcodemae.training.sweep: grids, shared runs, a sweep that is killed, two at once, the command."""
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
 import nbformat, pytest
 from filelock import FileLock
 
-from barcodemae.core import InputError, load_settings
-from barcodemae.sweep import Job, Sweep, find_grid, grid_jobs, job_state, merge_jobs, preset_for, read_grid
+from barcodemae.core import InputError
+from barcodemae.settings import load_settings
+from barcodemae.training.sweep import Job, Sweep, find_grid, grid_jobs, job_state, merge_jobs, preset_for
+from barcodemae.training.sweep import read_grid
 
 GRID = '[every]\nseed = 0, 1\n[demo]\nvariant = mae, untrained\nshape = 1-2/1-2\nsteps = 3\n'
 
@@ -32,7 +34,7 @@ def test_from_grid_to_parameters(tmp_path):
 
 def test_models_and_what_starts_from_them(tmp_path):
     (tmp_path/'a.ini').write_text('[every]\nseed = 0, 1\nsteps = 5\n[demo]\nmodel = mae 1-2/1-2, encoder_only 2-2, untrained 1-2\n')
-    (tmp_path/'b.ini').write_text('[every]\nnotebook = 11_finetune\nseed = 1\nsteps = 5\n[demo]\nstart = mae 1-2/1-2, untrained 1-2\n')
+    (tmp_path/'b.ini').write_text('[every]\nnotebook = training/finetune\nseed = 1\nsteps = 5\n[demo]\nstart = mae 1-2/1-2, untrained 1-2\n')
     (tmp_path/'c.ini').write_text('[every]\nseed = 0\nsteps = 5\nanalyses = masking\n[demo]\nmodel = mae 1-2/1-2\n')
     first, second, third = (grid_jobs(tmp_path/f'{g}.ini', 'demo', 'demo', tmp_path) for g in 'abc')
     assert [j.name for j in first[:3]] == ['mae_enc1-2_dec1-2_k6_steps5_seed0', 'encoder_only_enc2-2_k6_steps5_seed0', 'untrained_enc1-2_k6_steps0_seed0']
@@ -44,7 +46,7 @@ def test_models_and_what_starts_from_them(tmp_path):
 
 
 @pytest.mark.parametrize('text, message', [('[every]\n', 'says nothing about the preset'), ('[demo]\nlayer = 3\n', 'no such setting'),
-                                           ('[demo]\nshape = 6\n', 'no shape'), ('seed = 1\n', 'Mend'), (None, 'no such grid')])
+                                           ('[demo]\nshape = 6\n', 'no shape'), ('seed = 1\n', 'Fix'), (None, 'no such grid')])
 def test_faults_of_a_grid(tmp_path, text, message):
     if text is not None: (tmp_path/'g.ini').write_text(text)
     with pytest.raises(InputError, match=message): grid_jobs(tmp_path/'g.ini', 'demo', 'demo', tmp_path)
@@ -103,11 +105,11 @@ def test_a_killed_sweep_takes_its_notebooks_along_and_the_next_goes_on(tmp_path)
 
 def test_command(tmp_path):
     (tmp_path/'g.ini').write_text(GRID)
-    def command(*a): return subprocess.run([sys.executable, '-m', 'barcodemae.sweep', *a], capture_output=True, text=True, cwd=Path(__file__).parent, env={**os.environ, 'BARCODEMAE_RUNS': str(tmp_path)})
+    def command(*a): return subprocess.run([sys.executable, '-m', 'barcodemae.training.sweep', *a], capture_output=True, text=True, cwd=Path(__file__).parent, env={**os.environ, 'BARCODEMAE_RUNS': str(tmp_path)})
     done = command(str(tmp_path/'g.ini'), '--dataset', 'demo', '--list')
     assert done.returncode == 0 and done.stdout.count('missing') == 4
     for wrong in (['nothing'], [str(tmp_path/'g.ini'), '--preset', 'mini']):
         done = command(*wrong)
-        assert done.returncode and 'Mend' in done.stderr and 'Traceback' not in done.stderr
+        assert done.returncode and 'Fix' in done.stderr and 'Traceback' not in done.stderr
     done = command(str(tmp_path/'g.ini'), '--dataset', 'nowhere.csv', '--preset', 'demo')
     assert done.returncode == 0 and done.stdout.count('left out') == 4

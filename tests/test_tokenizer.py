@@ -1,9 +1,9 @@
-"""Guards for barcodemae.tokenizer: both roads from bases to tokens give the same ids, at every length, k and offset."""
+"""Guards for barcodemae.model.tokenizer: both roads from bases to tokens give the same ids, at every length, k and offset."""
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 
-from barcodemae.store import pack
-from barcodemae.tokenizer import FIRST_KMER, UNK_ID, KmerTokenizer, kmer_ids, pad_id, vocabulary
+from barcodemae.data.store import pack
+from barcodemae.model.tokenizer import FIRST_KMER, UNK_ID, KmerTokenizer, kmer_ids, pad_id, vocabulary
 
 barcodes = st.text('ACGTN', max_size=660)
 TOKENIZERS = {k: KmerTokenizer(k=k) for k in (3, 4, 5, 6)}

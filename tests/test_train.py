@@ -1,15 +1,17 @@
-"""Guards for barcodemae.train: a killed run continues to the same bits, budgets, faults."""
+"""Guards for barcodemae.training.pretrain: a killed run continues to the same bits, budgets, faults."""
 import functools, json, time
 from pathlib import Path
 
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 
-from barcodemae.core import Compute, InputError, find_dataset
-from barcodemae.model import VARIANTS
-from barcodemae.store import BarcodeStore, prepare
-from barcodemae.presets import make_config
-from barcodemae.train import Batches, Run, Trainer, train
+from barcodemae.compute import Compute
+from barcodemae.core import InputError
+from barcodemae.settings import find_dataset
+from barcodemae.model.mae import VARIANTS
+from barcodemae.data.store import BarcodeStore, prepare
+from barcodemae.training.config import make_config
+from barcodemae.training.pretrain import Batches, Run, Trainer, train
 
 CPU = Compute(torch.device('cpu'), torch.float32)
 TINY = dict(hidden_size=16, decoder_hidden_size=16, batch_size=8, validations=2, log_steps=1)
@@ -115,7 +117,7 @@ def test_any_schedule_comes_to_its_end(steps, warmup, done, left):
 
 
 def test_a_budget_in_minutes_is_kept(store, tmp_path, monkeypatch):
-    monkeypatch.setattr('barcodemae.train.budget_in_steps', lambda *a, **k: 4000)                 # a guess that is far too high
+    monkeypatch.setattr('barcodemae.training.pretrain.budget_in_steps', lambda *a, **k: 4000)                 # a guess that is far too high
     record = train(make_config('demo', minutes=.05, **{**TINY, 'validations': 10}), store, tmp_path, CPU)
     assert record['steps'] < 4000 and json.loads((tmp_path/'metrics.jsonl').read_text().splitlines()[-1])['step'] == record['steps']
     assert sum('val_loss' in json.loads(l) for l in (tmp_path/'metrics.jsonl').read_text().splitlines()) > 5
@@ -131,7 +133,7 @@ def test_every_barcode_once_an_epoch():
 @pytest.mark.parametrize('preset, changes', [('nothing', {}), ('demo', dict(layer=2)), ('demo', dict(variant='bert')), ('demo', dict(steps=-1)),
                                              ('demo', dict(batch_size=-1)), ('demo', dict(k=12)), ('demo', dict(optimizer='sgd')), ('demo', dict(minutes='ten')), ('demo', dict(dropout='none'))])
 def test_settings_that_make_no_sense(preset, changes):
-    with pytest.raises(InputError, match='Mend'): make_config(preset, **changes)
+    with pytest.raises(InputError, match='Fix'): make_config(preset, **changes)
 
 
 def test_paper_presets_are_the_papers():

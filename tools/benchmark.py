@@ -54,7 +54,7 @@ def clustered(n, width, seed, noise=.5):
 
 def prepare(table, out):
     "A table into a store, and the seconds to open that again, alone and with the row numbers of a partition."
-    from barcodemae.store import BarcodeStore, prepare
+    from barcodemae.data.store import BarcodeStore, prepare
     found = measure(lambda: prepare(table, out))
     open_it = lambda i: BarcodeStore.open(out)
     found['reopen'], found['reopen_with_rows'] = (best_seconds(f, 0, 1) for f in (open_it, lambda i: open_it(i).rows('train')))
@@ -63,11 +63,12 @@ def prepare(table, out):
 
 def embedding(store, out):
     "All barcodes of a store into Parquet, by an encoder of the shape of the preset mini."
-    from barcodemae.core import probe_compute
-    from barcodemae.knn import embed, untrained_encoder
-    from barcodemae.presets import make_config, model_config
-    from barcodemae.shards import embed_table
-    from barcodemae.store import BarcodeStore
+    from barcodemae.compute import probe_compute
+    from barcodemae.embedding.embed import embed
+    from barcodemae.evaluation.knn import untrained_encoder
+    from barcodemae.training.config import make_config, model_config
+    from barcodemae.embedding.shards import embed_table
+    from barcodemae.data.store import BarcodeStore
     encoder, store, compute = untrained_encoder(model_config(make_config('mini'))), BarcodeStore.open(store), probe_compute('cpu')
     embed(encoder, store.bases[:64], compute=compute)
     return measure(lambda: embed_table(encoder, store, out, batch_size=64, compute=compute)) | dict(n=len(store))
@@ -75,7 +76,7 @@ def embedding(store, out):
 
 def neighbours(n, width):
     "The nearest of n references for each of n queries."
-    from barcodemae.knn import nearest
+    from barcodemae.embedding.neighbours import nearest
     query, reference = clustered(n, width, 1), clustered(n, width, 2)
     nearest(query[:50], reference[:50])
     return measure(lambda: nearest(query, reference)) | dict(n=n)
@@ -83,7 +84,7 @@ def neighbours(n, width):
 
 def ward(n, width, clusters, library='barcodemae', labels=None):
     "Ward's clusters by this library or by scikit-learn; the labels go to the file `labels`."
-    if library == 'barcodemae': from barcodemae.clustering import ward as run
+    if library == 'barcodemae': from barcodemae.evaluation.clustering import ward as run
     else:
         from sklearn.cluster import AgglomerativeClustering
         run = lambda x, n_clusters: AgglomerativeClustering(n_clusters, linkage='ward').fit_predict(x)

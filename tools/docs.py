@@ -51,7 +51,7 @@ PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name=
 def in_order(nbs):
     "Paths relative to `nbs`: index, the others in the order of its table, those not in it by name, experiments."
     found = sorted(p.relative_to(nbs) for p in nbs.rglob('*.ipynb') if not any(o.startswith(('_', '.')) for o in p.relative_to(nbs).parts))
-    if Path('index.ipynb') not in found: raise InputError('no index.ipynb: the side bar follows its table', file=nbs, mend='give the folder of the notebooks')
+    if Path('index.ipynb') not in found: raise InputError('no index.ipynb: the side bar follows its table', file=nbs, fix='give the folder of the notebooks')
     rows = [Path(m) for c in read(nbs/'index.ipynb')[0].cells if c.cell_type == 'markdown' for m in re.findall(r'^\|\s*\[.*?\]\((.*?\.ipynb)\)', c.source, flags=re.M)]
     return sorted(found, key=lambda p: (p.name != 'index.ipynb' or len(p.parts) > 1, len(p.parts), rows.index(p) if p in rows else len(rows)))
 
@@ -60,7 +60,7 @@ def read(path):
     "`(notebook as it is shown, exported names)`."
     try: nb = nbformat.read(path, as_version=4); nbformat.validate(nb); return prepare(nb)
     except (nbformat.reader.NotJSONError, nbformat.ValidationError, AttributeError, KeyError, TypeError, SyntaxError, UnicodeDecodeError) as e:
-        raise InputError(f'this is no notebook ({(str(e).strip().splitlines() or [""])[0]})', file=path, mend='open it in Jupyter and save it, or take the last version from git') from None
+        raise InputError(f'this is no notebook ({(str(e).strip().splitlines() or [""])[0]})', file=path, fix='open it in Jupyter and save it, or take the last version from git') from None
 
 
 def prepare(nb):
@@ -100,7 +100,7 @@ def relink(body, page, nbs, out):
         url, _, anchor = (m[3] or '').partition('#')
         if m[1] or not url or re.match(r'\w+:', url): return m[0]
         target = Path(os.path.normpath(nbs/page.parent/html.unescape(url)))
-        if not target.exists(): raise InputError(f'a link to {url}, which is not there', file=nbs/page, mend='mend the link')
+        if not target.exists(): raise InputError(f'a link to {url}, which is not there', file=nbs/page, fix='mend the link')
         inside = target.suffix == '.ipynb' and target.is_relative_to(nbs)
         new = os.path.relpath(target.with_suffix('.html'), nbs/page.parent) if inside else os.path.relpath(target, out/page.parent)
         return f'{m[2]}="{html.escape(new)}{_}{anchor}"'

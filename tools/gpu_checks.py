@@ -6,16 +6,19 @@ import numpy as np, torch
 from sklearn.preprocessing import normalize as unit
 from transformers import AutoModelForPreTraining
 from gpu_kit import STORE
-from barcodemae.core import Compute, load_settings, machine_record, matmul_gflops, probe_compute, wait_for
+from barcodemae.compute import Compute, machine_record, matmul_gflops, probe_compute, wait_for
+from barcodemae.settings import load_settings
 from barcodemae.core import write_json
-from barcodemae.knn import embed, nearest, untrained_encoder
-from barcodemae.layers import compile_training
-from barcodemae.model import VARIANTS, random_masking
-from barcodemae.architectures import ARCHITECTURES
-from barcodemae.presets import embedding_gflop, make_config, model_config, step_gflop
-from barcodemae.store import WIDTH, BarcodeStore
-from barcodemae.tokenizer import kmer_ids
-from barcodemae.train import Trainer, pretraining_rows, train
+from barcodemae.embedding.embed import embed
+from barcodemae.embedding.neighbours import nearest
+from barcodemae.evaluation.knn import untrained_encoder
+from barcodemae.model.cpu_layers import compile_training
+from barcodemae.model.mae import VARIANTS, random_masking
+from barcodemae.model.sequence import ARCHITECTURES
+from barcodemae.training.config import embedding_gflop, make_config, model_config, step_gflop
+from barcodemae.data.store import WIDTH, BarcodeStore
+from barcodemae.model.tokenizer import kmer_ids
+from barcodemae.training.pretrain import Trainer, pretraining_rows, train
 
 PASSES = 35 * (2_284_232 + 41_250) # of the paper's pretraining on BIOSCAN-5M
 

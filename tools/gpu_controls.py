@@ -1,9 +1,11 @@
 """What the encoders of gpu_kit.py are compared with: representations without an encoder, same barcodes."""
 import numpy as np, torch
 from gpu_training import hit_row
-from barcodemae.knn import kmer_counts, nearest, whitening
-from barcodemae.register import consensus, register
-from barcodemae.store import load_dataset
+from barcodemae.embedding.kmers import kmer_counts
+from barcodemae.embedding.neighbours import nearest
+from barcodemae.embedding.embed import whitening
+from barcodemae.data.align import consensus, register
+from barcodemae.data.store import load_dataset
 
 
 def one_hot(bases, mean=None):

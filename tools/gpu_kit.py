@@ -28,15 +28,17 @@ SHARD = 15 * 2**20 # bytes of a file of weights, at most
 
 def pack(out, data=()): # names of data sets or files; none: SOURCES
     "Make the folder `out`, whole or not at all, and print what it weighs."
-    from barcodemae.core import InputError, atomic_path, find_dataset, machine_record
+    from barcodemae.core import InputError, atomic_path
+    from barcodemae.settings import find_dataset
+    from barcodemae.compute import machine_record
     if Path(out).exists() and not (Path(out)/'commit.txt').exists():
-        raise InputError('this folder holds something else', file=out, mend='name a new folder')
+        raise InputError('this folder holds something else', file=out, fix='name a new folder')
     try:
         folder = None if data else find_dataset(SOURCES[0]).parent
         files = [find_dataset(d) for d in data or [folder/f'{s}.csv.gz' for s in SOURCES]]
     except InputError as e:
         note = f'{e.message}; {" and ".join(SOURCES)} do not come with the project (data/README.md)'
-        raise InputError(note, file=e.file, mend='give barcodes: --data mine.csv, or --data demo (simulated)') from None
+        raise InputError(note, file=e.file, fix='give barcodes: --data mine.csv, or --data demo (simulated)') from None
     with atomic_path(out) as kit:
         kit.mkdir()
         for name in FILES: shutil.copy(HERE/name, kit)
@@ -60,7 +62,7 @@ def fetch_wheels(folder):
 
 def pack_store(kit, files, name):
     "The store, compressed; without its table, which only other machines can read."
-    from barcodemae.store import prepare
+    from barcodemae.data.store import prepare
     with tempfile.TemporaryDirectory() as temp:
         print(prepare(files, Path(temp)/STORE, name=name), flush=True)
         with tarfile.open(kit/f'{STORE}.tar.xz', 'w:xz') as tar:
@@ -103,7 +105,8 @@ def run(out, parts, seconds, device): # parts: name -> seconds
 
 def collect(folders, kept=None):
     "Results into the file `kept`, joined to what it holds of the same GPU; encoders into checkpoints."
-    from barcodemae.core import load_settings, read_json, write_json
+    from barcodemae.settings import load_settings
+    from barcodemae.core import read_json, write_json
     settings = load_settings(HERE)
     kept = Path(kept or settings.runs/'gpu_results.json')
     results = read_json(kept) if kept.exists() else {}
@@ -161,15 +164,15 @@ def join_shards(first, folder):
     from safetensors.torch import load_file
     from transformers import AutoModel
     from barcodemae.core import InputError, atomic_path
-    from barcodemae.model import BarcodeMAEConfig
-    from barcodemae.tokenizer import KmerTokenizer
+    from barcodemae.model.mae import BarcodeMAEConfig
+    from barcodemae.model.tokenizer import KmerTokenizer
     with safe_open(first, 'pt') as file: about = file.metadata()
     config = {k: v for k, v in json.loads(about['config']).items() if k != 'model_type'}
     encoder, weights = AutoModel.from_config(BarcodeMAEConfig(**config)), {}
     for i in range(int(about['shards'])):
         path = first.with_name(first.name.replace('-0.safetensors', f'-{i}.safetensors'))
         if not path.exists():
-            raise InputError(f"one of {about['shards']} shards is missing", file=path, mend='fetch them all')
+            raise InputError(f"one of {about['shards']} shards is missing", file=path, fix='fetch them all')
         weights |= {k: w.float() for k, w in load_file(path).items()}
     encoder.load_state_dict(weights)
     with atomic_path(folder) as temp:

@@ -3,10 +3,12 @@ from dataclasses import asdict, replace
 import numpy as np
 from gpu_kit import save_shards
 from gpu_checks import metrics, seconds_of
-from barcodemae.architectures import load_encoder
-from barcodemae.knn import GenusProbe, embed, nearest, untrained_encoder, whitening
-from barcodemae.model import VARIANTS
-from barcodemae.train import Trainer, pretraining_rows, train
+from barcodemae.model.sequence import load_encoder
+from barcodemae.evaluation.knn import GenusProbe, untrained_encoder
+from barcodemae.embedding.embed import embed, whitening
+from barcodemae.embedding.neighbours import nearest
+from barcodemae.model.mae import VARIANTS
+from barcodemae.training.pretrain import Trainer, pretraining_rows, train
 
 KEPT = ('mae', 'long') # runs whose encoders come back
 QUERIES = ('val_unseen', 'test_unseen')

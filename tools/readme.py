@@ -63,4 +63,4 @@ def write():
 
 if __name__ == '__main__':
     if '--check' not in sys.argv: write()
-    elif wrong := stale(): sys.exit(f"stale: {', '.join(wrong)}. Mend: make readme")
+    elif wrong := stale(): sys.exit(f"stale: {', '.join(wrong)}. Fix: make readme")

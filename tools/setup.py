@@ -57,12 +57,12 @@ def python(code): return subprocess.run([PY, '-c', code], capture_output=True, t
 
 def make_venv():
     if sys.version_info < (3, 10):
-        sys.exit(f'setup: Python 3.10 or newer is needed, {sys.executable} is {sys.version.split()[0]}. Mend: make PYTHON=python3.12 demo')
+        sys.exit(f'setup: Python 3.10 or newer is needed, {sys.executable} is {sys.version.split()[0]}. Fix: make PYTHON=python3.12 demo')
     if python_is_there(): return
     say(f'making .venv with Python {sys.version.split()[0]}')
     done = subprocess.run([sys.executable, '-m', 'venv', '--clear', VENV], capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f'{done.stdout}{done.stderr}\nsetup: could not make .venv. Mend: install venv (Debian, Ubuntu: apt install python3-venv)')
+        sys.exit(f'{done.stdout}{done.stderr}\nsetup: could not make .venv. Fix: install venv (Debian, Ubuntu: apt install python3-venv)')
 
 
 def python_is_there(): return PY.exists() and python('import pip')
