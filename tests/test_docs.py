@@ -90,7 +90,7 @@ def syntax(nbs): put(nbs/'b.ipynb', '# B', new_code_cell('#| export\ndef f('))
 def test_a_broken_notebook_is_named_and_the_old_site_stays(nbs, site, spoil):
     before = {p: p.read_bytes() for p in site.rglob('*') if p.is_file()}
     spoil(nbs)
-    with pytest.raises(InputError, match='b.ipynb.*Mend'): docs.build(nbs, site)
+    with pytest.raises(InputError, match='b.ipynb.*Fix'): docs.build(nbs, site)
     assert {p: p.read_bytes() for p in site.rglob('*') if p.is_file()} == before
 
 

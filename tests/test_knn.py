@@ -52,7 +52,7 @@ def test_embedding_keeps_the_order_of_its_barcodes():
 
 
 def test_barcode_without_kmer_is_named():
-    with pytest.raises(InputError, match='short one.*Mend'): embed(ENCODER, pack(['ACGTACGT', 'ACG']), ['good one', 'short one'], compute=CPU)
+    with pytest.raises(InputError, match='short one.*Fix'): embed(ENCODER, pack(['ACGTACGT', 'ACG']), ['good one', 'short one'], compute=CPU)
 
 
 def test_scores_are_scikit_learns():

@@ -29,7 +29,7 @@ def test_runs_that_are_there_update_those_that_are_kept(tmp_path):
 
 
 def test_a_row_that_is_missing():
-    with pytest.raises(InputError, match='rank species.*Mend'): accuracy_row(results(40.), rank='species')
+    with pytest.raises(InputError, match='rank species.*Fix'): accuracy_row(results(40.), rank='species')
     assert '40.0 [38.0, 42.0]' in table(results(40.)) and table(results(40.), 'species').count('\n') == 0
 
 
