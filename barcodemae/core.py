@@ -15,7 +15,7 @@ from tqdm.std import tqdm
 
 # %% ../nbs/00_core.ipynb #3e7e9c4b
 class InputError(ValueError):
-    "Bad input, told as `file: record: message. Fix: mend`."
+    "Bad input, told as `file: record: message. Fix: fix`."
     def __init__(self,
         message, # what is wrong
         file=None, # the file that it was found in
