@@ -69,3 +69,13 @@ def test_settings_in_the_repository_are_read(monkeypatch):
     ini = configparser.ConfigParser()
     ini.read(ROOT/'settings.ini')
     assert load_settings(ROOT/'nbs').root == ROOT and set(ini['datasets']) == set(load_settings(ROOT).datasets)
+
+
+def test_citation_and_changelog_tell_of_this_version_and_paper():
+    import yaml, barcodemae
+    cite = yaml.safe_load((ROOT/'CITATION.cff').read_text(encoding='utf-8'))
+    paper, readme = cite['preferred-citation'], (ROOT/'README.md').read_text(encoding='utf-8')
+    assert {'cff-version', 'message', 'title', 'authors'} <= set(cite) and cite['version'] == barcodemae.__version__
+    for part in (paper['title'], str(paper['year']), *(a['family-names'] for a in paper['authors'])):
+        assert part.lower() in re.sub(r'\s*\n>\s*', ' ', readme).lower(), f'the README cites another paper: no {part}'
+    assert barcodemae.__version__ in (ROOT/'CHANGELOG.md').read_text(encoding='utf-8')

@@ -1,4 +1,11 @@
-"""README.md from nbs/index.ipynb with nbconvert, its pictures in figures/readme/. With --check: only say whether they are fresh."""
+"""README.md from nbs/index.ipynb with nbconvert, its pictures in figures/readme/.
+
+With --check: only say whether they are fresh. A number in a sentence comes from a kept result, in a code cell
+that gives Markdown; JupyterLab, README and docs show the sentence with the number:
+
+    #| echo: false
+    Markdown(f"Genus of unseen species: {accuracy:.1f} % ([measured here](experiments/identify.ipynb)).")
+"""
 import posixpath, re, sys
 from pathlib import Path
 import nbformat
@@ -12,8 +19,11 @@ NOTE = '<!-- Made from nbs/index.ipynb by `make readme`: edit the notebook, not 
 def from_root(link): return f"]({posixpath.normpath(posixpath.join('nbs', link.group(1)))})" # the notebook sees links from nbs/
 
 
+def relinked(text): return re.sub(r'\]\((?!\w+:|#|/)(.*?)\)', from_root, text)
+
+
 def prepare(nb):
-    "Take out front matter, hidden cells, directives, empty outputs."
+    "Take out front matter, hidden cells, directives, empty outputs; let links begin at the root."
     cells = []
     for i, cell in enumerate(nb.cells):
         directives = set(re.findall(r'^#\|\s*(.*?)\s*$', cell.source, flags=re.M)) if cell.cell_type == 'code' else set()
@@ -23,7 +33,9 @@ def prepare(nb):
             cell.source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M).strip()
             cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
             if directives & {'hide_input', 'echo: false'}: cell.source = ''
-        else: cell.source = re.sub(r'\]\((?!\w+:|#|/)(.*?)\)', from_root, cell.source)
+            for data in (o.data for o in cell.outputs if 'text/markdown' in o.get('data', {})):
+                data['text/markdown'] = relinked(data['text/markdown'])
+        else: cell.source = relinked(cell.source)
         if cell.source or cell.get('outputs'): cells.append(cell)
     nb.cells = cells
     nb.metadata.language_info = {'name': 'python'}
