@@ -13,7 +13,7 @@ from importlib import import_module
 from . import __version__
 from .options import about_module, options_of
 
-# %% ../nbs/identification/cli.ipynb #24b098fd
+# %% ../nbs/identification/cli.ipynb #6d65a61d
 GROUPS = { # what it is for -> {command: module, and function where it is not `main`}
     'Identify barcodes (first index a labelled reference, then identify)': dict(
         index='identification.commands:index', identify='identification.commands:identify',
@@ -29,10 +29,16 @@ GROUPS = { # what it is for -> {command: module, and function where it is not `m
     'This machine': dict(doctor='identification.commands:doctor', completion='cli:completion')}
 COMMANDS = {name: place for group in GROUPS.values() for name, place in group.items()}
 
-def has_main(command):
-    return ':' not in COMMANDS[command] # does its module read the arguments itself?
+def has_main(
+    command, # a key of `COMMANDS`
+) -> bool:
+    "Does its module read the arguments itself?"
+    return ':' not in COMMANDS[command]
 
-def about(command) -> str:
+# %% ../nbs/identification/cli.ipynb #24b098fd
+def about(
+    command, # a key of `COMMANDS`
+) -> str:
     "A line on what a command does."
     module, _, function = COMMANDS[command].partition(':')
     if not function:
@@ -44,13 +50,16 @@ SHORT = dict(out='-o', settings='-p')
 PLACEHOLDERS = dict(out='PATH', model='FOLDER', reference='PATH', distance='PERCENT', cutoff='SHARE',
                     expect_new='SHARE', threads='N', number='N', hits='N', device='NAME', start='FOLDER')
 
-def choices_of(o) -> list: # of an `Option`; empty where anything will do
+def choices_of(
+    o, # an `Option`
+) -> list: # empty where anything will do
+    "The words that an option takes."
     return list(ast.literal_eval(o.kind[len('Literal'):])) if o.kind.startswith('Literal') else []
 
 # %% ../nbs/identification/cli.ipynb #2e103116
 def _how(o): # what argparse needs to know of an `Option`
-    default = '' if o.default in (MISSING, None, False, (), '') else f'; default: {o.default}'.replace('%', '%%')
-    how = dict(help=o.doc.replace('`', '').replace('%', '%%') + default)
+    default = '' if o.default in (MISSING, None, False, (), '') else f'; default: {o.default}'
+    how = dict(help=(o.doc.replace('`', '') + default).replace('%', '%%'))
     if o.kind == 'bool' or o.default is False:
         return how | dict(action='store_true')
     how |= dict(metavar=PLACEHOLDERS.get(o.name, o.name.upper()))
@@ -110,14 +119,17 @@ def parser() -> argparse.ArgumentParser:
         add_options(commands.add_parser(name, description=doc, formatter_class=raw), options)
     return top
 
-# %% ../nbs/identification/cli.ipynb #fa83dedd
-def limit_threads(n:int):
+# %% ../nbs/identification/cli.ipynb #5ac3f0af
+def limit_threads(
+    n:int, # at least 1
+):
     "CPU cores for libraries that are not loaded yet."
     if n < 1:
         raise SystemExit('barcodemae: --threads must be at least 1')
     n = str(min(n, os.cpu_count() or 1))
     os.environ.update(OMP_NUM_THREADS=n, MKL_NUM_THREADS=n)
 
+# %% ../nbs/identification/cli.ipynb #fa83dedd
 def run(
     command, # a key of `COMMANDS`
     options:dict, # its parameters
@@ -171,8 +183,8 @@ def _fail(message, status=1):
     print(f'barcodemae: {message}', file=sys.stderr)
     return status
 
-# %% ../nbs/identification/cli.ipynb #cbbf55d0
-def _words() -> dict: # command -> {option: choices}
+# %% ../nbs/identification/cli.ipynb #e26372a6
+def _flags() -> dict: # command -> {option: choices}
     found = {}
     for name in COMMANDS:
         options = [] if has_main(name) else options_of(*COMMANDS[name].split(':'))[1]
@@ -180,34 +192,41 @@ def _words() -> dict: # command -> {option: choices}
     return found
 
 BASH = '''_barcodemae() {
-    local word="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" words=""
+    local word="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" offered=""
     case "${COMP_WORDS[1]} $before" in
 %s
     *) case "${COMP_WORDS[1]}" in
 %s
     esac;;
     esac
-    if [ "$COMP_CWORD" = 1 ]; then words="%s"; elif [[ "$word" != -* && "$before" != --* ]]; then words=""; fi
-    COMPREPLY=($(compgen -W "$words" -- "$word"))
+    if [ "$COMP_CWORD" = 1 ]; then offered="%s"
+    elif [[ "$word" != -* && "$before" != --* ]]; then offered=""; fi
+    COMPREPLY=($(compgen -W "$offered" -- "$word"))
 }
 complete -o default -F _barcodemae barcodemae'''
 
-# %% ../nbs/identification/cli.ipynb #7b492032
+# %% ../nbs/identification/cli.ipynb #79f220ce
+def _fish(flags):
+    start, here = '__fish_use_subcommand', '__fish_seen_subcommand_from'
+    lines = [f'complete -c barcodemae -n {start} -f -a {name} -d {about(name)!r}' for name in flags]
+    for name, options in flags.items():
+        for option, choices in options.items():
+            line = f"complete -c barcodemae -n '{here} {name}' -l {option[2:]}"
+            lines.append(line + f" -xa '{' '.join(choices)}'" * bool(choices))
+    return '\n'.join(lines)
+
+# %% ../nbs/identification/cli.ipynb #48faaf97
 def completion(
     shell, # bash, zsh or fish
 ) -> str:
     "Print a script that lets the tab key complete commands: eval \"$(barcodemae completion bash)\"."
-    words = _words()
+    flags = _flags()
     if shell == 'fish':
-        no, here = '__fish_use_subcommand', '__fish_seen_subcommand_from'
-        lines = [f"complete -c barcodemae -n {no} -f -a {name} -d {about(name)!r}" for name in words]
-        lines += [f"complete -c barcodemae -n '{here} {name}' -l {o[2:]}" + f" -xa {' '.join(c)!r}" * bool(c)
-                  for name, options in words.items() for o, c in options.items()]
-        return '\n'.join(lines)
-    choices = [f'    "{name} {o}") words="{" ".join(c)}";;' for name, options in words.items()
-               for o, c in options.items() if c]
-    options = [f'        {name}) words="{" ".join(o)}";;' for name, o in words.items()]
-    script = BASH % ('\n'.join(choices), '\n'.join(options), ' '.join(words))
+        return _fish(flags)
+    pairs = [(name, o, c) for name, options in flags.items() for o, c in options.items()]
+    choices = [f'    "{name} {o}") offered="{" ".join(c)}";;' for name, o, c in pairs if c]
+    options = [f'        {name}) offered="{" ".join(o)}";;' for name, o in flags.items()]
+    script = BASH % ('\n'.join(choices), '\n'.join(options), ' '.join(flags))
     if shell == 'bash':
         return script
     if shell == 'zsh':

@@ -40,7 +40,7 @@ def in_order(groups:np.ndarray) -> np.ndarray: # (N,) numbers -> (N,), 0 the fir
     return np.unique(groups, return_index=True)[1].argsort().argsort()[groups]
 
 def single_linkage(
-    model:Model,
+    model:Model, # that embeds them
     bases:np.ndarray, # (N, 660) on the columns of the gene
     distance:float=2.2, # percent of the columns at which two barcodes of a group differ at most
     neighbours:int=64, # nearest by embedding that each is compared with
@@ -57,7 +57,7 @@ def single_linkage(
 
 # %% ../../nbs/identification/cluster.ipynb #a600460a
 def group_barcodes(
-    model:Model,
+    model:Model, # that embeds them
     bases:np.ndarray, # (N, 660) on the columns of the gene
     number=None, # exactly so many groups, by Ward's method
     distance:float=2.2, # without a number: see `single_linkage`

@@ -176,13 +176,13 @@ def _embedding(model, wide, strand): # the `Job`; wide: a column for each number
     if not wide:
         vector = dict(embedding=pl.Array(pl.Float32, model.width))
     schema = dict(query=pl.String, strand=pl.String) | vector
-    def answer(names, barcodes):
+    def embedded(names, barcodes):
         placed = model.settled(barcodes, strand=strand)
         x = model.vectors(placed.bases)                                         # (B, D)
         first = dict(query=names, strand=np.where(placed.minus, '-', '+'))
         return pl.DataFrame(first | (dict(zip(vector, x.T)) if wide else dict(embedding=x)), schema=schema)
     key = dict(barcodemae=barcodemae.__version__, model=model.fingerprint, wide=wide, strand=strand)
-    return Job('embedding', answer, schema, key)
+    return Job('embedding', embedded, schema, key)
 
 # %% ../../nbs/identification/commands.ipynb #d321a4aa
 @flat

@@ -57,7 +57,9 @@ def read_queries(
         return _in_memory(query, faults, batch, skip)
     return read_sequences(query, faults, batch, done=done, skip=skip)
 
-def warn_of(faults:Faults):
+def warn_of(
+    faults:Faults, # of the queries that were read
+):
     "Warn of what was skipped, if anything was."
     if faults.counts:
         warnings.warn(faults.report(), SkippedRecords, stacklevel=5)
@@ -128,7 +130,10 @@ class Job:
     schema: dict     # of that frame
     key: dict        # all that an answer depends on, apart from the queries
 
-    def key_for(self, query): # that of a file too, and of when it was written
+    def key_for(self,
+        query, # file, - for standard input, list of str, or {id: sequence}
+    ) -> dict: # with size and time of a file
+        "What the pieces of an answer are the answer to."
         about, size = dict(what=self.what) | self.key, _size(query)
         if size is None:
             return about # nobody knows whether it is the same the next time
