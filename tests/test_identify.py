@@ -7,7 +7,8 @@ from barcodemae.identification import commands as tool
 from barcodemae.core import InputError, read_json, write_json
 from barcodemae.identification.candidates import ShortList
 from barcodemae.embedding.columns import nearest_rows
-from barcodemae.identification.confidence import assign_taxa, fit_probability, probability
+from barcodemae.identification.confidence import fit_calibration, probability
+from barcodemae.identification.taxa import assign_taxa
 from barcodemae.identification.classifier import Identifier
 from barcodemae.evaluation.knn import untrained_encoder
 from barcodemae.model.mae import BarcodeMAEConfig
@@ -118,12 +119,12 @@ def test_probabilities_are_frequencies():
     g = np.random.default_rng(0)
     x = g.normal(size=(4000, 7))
     y = g.random(4000) < 1 / (1 + np.exp(-2 * x[:, 0]))
-    fit = fit_probability(x, y, np.ones(4000))
+    fit = fit_calibration(x, y, np.ones(4000))
     p = probability(fit, x)
     for low in (0, .3, .7):
         some = (p > low) & (p < low + .3)
         assert abs(p[some].mean() - y[some].mean()) < .04
-    few = fit_probability(x[:5], ~y[:5], np.ones(5), prior=fit) # a handful does not turn a fit
+    few = fit_calibration(x[:5], ~y[:5], np.ones(5), prior=fit) # a handful does not turn a fit
     assert np.abs(probability(few, x) - p).mean() < .2
 
 
@@ -146,7 +147,7 @@ def test_a_reference_without_species_and_a_barcode_that_begins_late(world, tmp_p
     hits = Identifier(r)(['a'], world['barcodes'][:1])
     assert 'species' not in hits.columns and 'species_novelty' not in hits.columns
     assert hits['genus'][0] == s.labels('genus', world['rows'][:1])[0]
-    late = world['model'].lay(world['barcodes'][:1])
+    late = world['model'].align(world['barcodes'][:1])
     late[0, :300] = 5                                           # what lies behind must count whole
     cut = late.copy()
     cut[0, -60:] = 5
@@ -215,7 +216,7 @@ def test_reference_from_a_file(world):
 def test_many_copies_and_short_barcodes_are_grouped(world):
     genus = world['store'].labels('genus', world['rows'])
     other = next(b for b, g in zip(world['barcodes'], genus) if g != genus[0])
-    a, far = world['model'].lay([world['barcodes'][0], other])
+    a, far = world['model'].align([world['barcodes'][0], other])
     b = a.copy(); b[300] = (a[300] + 1) % 4
     link = lambda rows: tool.link(world['model'], np.array(rows)).tolist()
     assert set(link([a] * 100 + [b] * 100)) == {0}
@@ -291,7 +292,7 @@ def test_the_model_of_the_library_opens_everywhere(world):
     from transformers import AutoModel, AutoTokenizer
     model = Model()
     assert model.settings['fitted_on'] == 'coi_mini' and not model.settings['simulated'] and set(model.settings['confidence']) == {'phylum', 'class', 'order', 'family', 'genus', 'species'}
-    assert np.allclose(np.linalg.norm(model.vectors(model.lay(world['barcodes'][:3])), axis=1), 1, atol=1e-4)
+    assert np.allclose(np.linalg.norm(model.vectors(model.align(world['barcodes'][:3])), axis=1), 1, atol=1e-4)
     assert AutoTokenizer.from_pretrained(DEFAULT_MODEL).k == AutoModel.from_pretrained(DEFAULT_MODEL).config.k == model.encoder.config.k
     card = (DEFAULT_MODEL/'README.md').read_text()
     assert 'cc-by-nc-sa-4.0' in card and '## Identification' in card and sum(f.stat().st_size for f in DEFAULT_MODEL.iterdir()) < 5_000_000

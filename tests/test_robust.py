@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np, polars as pl, pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from barcodemae.identification.candidates import within_cap
-from barcodemae.identification.confidence import EVIDENCE, RISES, probability
+from barcodemae.identification.confidence import CALIBRATION_FEATURES, probability
 from barcodemae.core import InputError
-from barcodemae.identification.gaps import Pool, kmer_index, kmers, onto, settle
+from barcodemae.identification.gaps import Pool, align_to_relative, kmer_index, realign, sampled_kmers
 from barcodemae.embedding.columns import column_vectors
 from barcodemae.identification.classifier import Ask, Identifier
 from barcodemae.data.noise import NOISE, disturb, reverse_complement
@@ -77,7 +77,7 @@ def test_any_indel_is_placed_by_relatives(world, i, indels):
     for at, size, insert in sorted(indels, reverse=True):
         text = text[:at] + 'ACGTCA'[:size] + text[at:] if insert else text[:at] + text[at + size:]
     found = place([text], world['model'].consensus)
-    settle(world['model'].columns, found, world['reference'].pool)
+    realign(world['model'].columns, found, world['reference'].pool)
     both = (found.bases[0] < 4) & (whole.bases[0] < 4)
     assert ((found.bases[0] != whole.bases[0]) & both).sum() <= 12 * len(indels) + 6 * bool(indels)
     assert both.sum() >= (whole.bases[0] < 4).sum() - 60 * len(indels)
@@ -87,22 +87,22 @@ def test_any_indel_is_placed_by_relatives(world, i, indels):
 @given(st.text('ACGTN', max_size=80), st.text('ACGTN', max_size=80))
 def test_kmers_are_found_wherever_they_stand(before, after):
     core = 'ACGATCGGATTACAGGCATCGATTACGGATC'
-    held = set(kmers(base_codes(core)))
-    assert held <= set(kmers(base_codes(before + core + after)))
+    held = set(sampled_kmers(base_codes(core)))
+    assert held <= set(sampled_kmers(base_codes(before + core + after)))
     numbers, rows = kmer_index([base_codes(core), base_codes(before)])
     assert (np.diff(numbers.astype(np.int64)) >= 0).all() and set(rows) <= {0, 1}
 
 
 def test_what_has_nothing_to_align_is_left_as_it_is(world):
     empty = np.full(660, 5, np.uint8)
-    assert onto(base_codes('ACGT' * 30), empty)[1] is None and onto(base_codes(''), empty)[1] is None
+    assert align_to_relative(base_codes('ACGT' * 30), empty)[1] is None and align_to_relative(base_codes(''), empty)[1] is None
     placed = place(['', 'N' * 80, 'ACGT'], world['model'].consensus)
     before = placed.bases.copy()
-    settle(world['model'].columns, placed, world['reference'].pool)
+    realign(world['model'].columns, placed, world['reference'].pool)
     assert len(before) == 3
     lone = place([world['barcodes'][0]], world['model'].consensus)
     pool = Pool(lone.bases, column_vectors(world['model'].columns, lone.bases), [(*kmer_index(lone.codes), 0)])
-    settle(world['model'].columns, lone, pool, own=np.array([0]))
+    realign(world['model'].columns, lone, pool, own=np.array([0]))
     assert (lone.bases < 4).sum() > 500
 
 
@@ -126,11 +126,11 @@ def test_confidence_rises_with_overlap_and_falls_with_distance(world, x, more):
     for fits in world['who'].confidence.values():
         for fit in fits.values():
             base = np.array(fit['mean']) + np.array(x) * np.array(fit['scale'])
-            for i, sign in enumerate(RISES):
+            for i, (name, sign) in enumerate(CALIBRATION_FEATURES.items()):
                 moved = base.copy()
                 moved[i] += more * fit['scale'][i]
                 change = probability(fit, moved[None])[0] - probability(fit, base[None])[0]
-                assert change * sign >= -1e-12, EVIDENCE[i]
+                assert change * sign >= -1e-12, name
 
 
 @pytest.mark.parametrize('kind', list(NOISE))

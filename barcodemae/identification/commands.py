@@ -22,7 +22,8 @@ from ..data.query import Faults, read_sequences
 from .sites import site_features
 from .model import Model, save_model
 from .reference import Reference, make_reference
-from .classifier import Ask, Identifier, calibration, fit_identification
+from .calibration import fit_identification, reference_calibration
+from .classifier import Ask, Identifier
 
 # %% ../../nbs/identification/commands.ipynb #8285f88a
 def _device(device): return probe_compute(device or load_settings().device) if device else None
@@ -46,7 +47,7 @@ def index(
     with progress(total=size, desc=f'indexing {source.name}', unit='B', quiet=quiet) as bar:
         def done(n): bar.update(n - bar.n)
         made, counts = make_reference(source, folder, Model(model, _device(device)), splits, strand, done=done)
-    if 'ranking' in made.model.settings: calibration(made) # asks the reference about itself
+    if 'ranking' in made.model.settings: reference_calibration(made) # asks the reference about itself
     if not quiet: print(made, ', '.join(f'{n:,} {what}' for what, n in counts.items() if n), sep='\n', file=sys.stderr)
     return made
 
@@ -70,7 +71,7 @@ def fit(
         known = dict(model=model.folder, splits=('train',), device=device, quiet=quiet)
         reference = index(store.meta['source'], Path(place)/'reference', **known)
         asked = store.rows('val_unseen')
-        numbers = fit_identification(reference, model.lay(store.sequences(asked)), store.labels('genus', asked))
+        numbers = fit_identification(reference, model.align(store.sequences(asked)), store.labels('genus', asked))
         about = dict(fitted_on=store.name, simulated=store.simulated)
         write_json(model.folder/'identify.json', model.settings | about | numbers)
         if (run.parent/'record.json').exists():
@@ -179,7 +180,7 @@ def embed_file(
     how = Reading(**reading)
     model, form, faults = Model(how.model, _device(how.device)), _kind(out, how.form), Faults(how.strict)
     def ask(names, barcodes):
-        placed = model.settled(barcodes, strand=strand)
+        placed = model.align_with_gaps(barcodes, strand=strand)
         first, x = dict(query=names, strand=np.where(placed.minus, '-', '+')), model.vectors(placed.bases)
         if form == 'tsv': numbers = {str(i): column for i, column in enumerate(x.T)}
         else: numbers = dict(embedding=x if form == 'parquet' else x.tolist())
@@ -246,7 +247,7 @@ def _read_all(query, model, faults, quiet, strand='both'): # names, barcodes and
     if not names:
         fix = faults.report() or 'give FASTA, FASTQ or a table'
         raise InputError('no barcode that can be read', file=query, fix=fix)
-    return names, barcodes, model.settled(barcodes, together=True, strand=strand)
+    return names, barcodes, model.align_with_gaps(barcodes, together=True, strand=strand)
 
 # %% ../../nbs/identification/commands.ipynb #cf930c1c
 def plot(
