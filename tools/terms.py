@@ -15,10 +15,10 @@ THINGS = 'query|barcode|sequence|token|step|batch|base|k-mer|epoch|record|pair|v
 WITH = 'barcodes?|sequences?|references?|files?|records?|specimens?|data|rows?|those|ones'
 TERMS = [
     Term(r'\bwords?\b', 'k-mer, 6-mer; token', 'half of the words', 'in other words, in one word',
-         r'in (?:other|a few|one|a) words?|key words?|16-bit words?|word for word'),
+         r'in (?:other|a few|one|a) words?|(?:a single|not a) word|key words?|16-bit words?|word for word'),
     Term(r'\b(?:small|capital) letters?\b', 'lower case, upper case', 'small letters are read', 'lower case'),
     Term(r'\bequal letters\b', 'percent identity', 'the share of equal letters', 'percent identity'),
-    Term(r'\b(?:uncertain|ambiguous) letters?\b', 'IUPAC ambiguity code', 'uncertain letters', 'IUPAC code'),
+    Term(r'\b(?:uncertain|ambiguous|IUPAC) letters?\b', 'IUPAC ambiguity code', 'uncertain letters', 'IUPAC code'),
     Term(r'\bletters?\b', 'base, nucleotide; character (of a text)', 'a letter is missing',
          'lower-case letters, the letter of the rank',
          r'(?:lower|upper)[-\s]case letters?|letters? of (?:the|a|each) (?:rank|alphabet)|rank letters?'),
@@ -45,7 +45,8 @@ TERMS = [
     Term(r'\b(?:on|at|to) (?:its|their) (?:own )?sites?\b', 'at its alignment column', 'each on its site', 'aligned'),
     Term(r'\bregistered\b|\bregister(?:s|ing)? (?:the |a |all )?(?:barcodes?|bases|sequences?|queries)\b',
          'aligned to the gene; align', 'on registered barcodes', 'register a model; a registered model',
-         r'registered (?:models?|systems?|embedders?|under|by|in|with transformers|trade)'),
+         r'registered (?:models?|systems?|embedders?|under|by|in|with transformers)'
+         r'|registered (?:it|them|both) with|registered ?[:=] ?\w+'),
     Term(r'\b(?:most|more|less|least) alike\b', 'most similar', 'the most alike', 'the most similar'),
     Term(r'\bknown (?:\w+ )?called new\b', 'false positive rate', 'share of known called new', 'FPR'),
     Term(r'\bodds\b', 'probability, confidence', 'odds of a name', 'log odds', r'log[-\s]odds|odds ratios?|at odds'),
@@ -69,8 +70,8 @@ TERMS = [
          'compressed', 'plain or packed', 'compressed file; packed bases'),
     Term(r'\bnumbers that no longer move\b|\bdrop traces\b', 'denormal numbers; flush denormals', 'drop traces',
          'flush denormals'),
-    Term(r'\bplaces\b', 'positions (of a sequence); decimals', 'masked places', 'two decimal places; takes place',
-         r'decimal places|places? of (?:birth|origin|collection)'),
+    Term(r'\bplaces\b', 'positions (of a sequence); decimals; slots', 'masked places',
+         'two decimal places; change places', r'decimal places|(?:swap|change|keeps?|(?:that|which|it) )(?: their)? ?places|places? of (?:birth|origin|collection)'),
 ]
 # Names that may stand nowhere in code (nor between backticks), and what they are now
 OLD_NAMES = dict(
@@ -79,7 +80,7 @@ OLD_NAMES = dict(
     word_vectors='embed_with_bases_removed', token_vectors='embed_with_tokens_removed', odds='confidence',
     fit_odds='fit_calibration', hide_species='leave_species_out', on_gene='align', _told='with_context',
     forget_after='truncate_metrics', mend='fix', nameless='unlabelled')
-# Common words that may be variables, but no function, method or class
+# Common words that may be variables, but no exported function, method or class
 OLD_DEFINITIONS = dict(
     look='validate_and_save_best', go='run', put='write_json', spread='stretch_schedule', hide='apply_mask',
     agree='mean_over_processes', evidence='calibration_features', same='same_label', codes='label_codes',
