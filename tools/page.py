@@ -1,26 +1,24 @@
 """What makes code readable on a page, checked: `python tools/page.py nbs/data/*.ipynb` (without files: all).
 
-Lines of at most 110 columns, cells of 25 lines, 7 parameters a function, a text for every parameter and a docstring
-for everything public, imports that run down the ladder of packages without a circle. Of a notebook that exports a
-module the module is imported and its documentation read."""
-import ast, graphlib, json, re, sys
+Lines of at most 110 columns, cells of 25 lines, 7 parameters a function, a text for every parameter and a
+docstring for everything public, imports that run down the ladder of packages without a circle. Of a notebook
+that exports a module, the module is imported and its documentation read."""
+import ast, json, re, sys
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
+from ladder import ROOT, import_faults, import_graph, modules  # noqa: E402
 from page_docs import module_gaps  # noqa: E402
 
-ROOT = Path(__file__).resolve().parent.parent
-LADDER = ('ground', 'data', 'model', 'embedding', 'evaluation', 'training', 'bench', 'identification', 'cli')
 COLUMNS, CELL, PARAMETERS = 110, 25, 7
-WIDE = .01 # share of a notebook's lines that may be wider
-GENERATED = {'_modidx.py'}
+WIDE = .01 # share of a notebook's lines that may be wider, where they are not exported
 
 
 class Fault(NamedTuple):
     kind: str  # columns, cell, parameters, docment, docstring, import
-    where: str # file, and cell of a notebook (the first is 0)
+    where: str # file, and cell of a notebook (the first is 0); or a module
     what: str
 
     def __str__(self): return f'{self.where}: {self.what}'
@@ -29,13 +27,11 @@ class Fault(NamedTuple):
 def shown(path): return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
-def modules(): # file -> dotted name, without barcodemae/__init__.py, which is the front door
-    found = [p for p in sorted((ROOT/'barcodemae').rglob('*.py')) if p.name not in GENERATED]
-    name = lambda p: '.'.join(p.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__')
-    return {p: name(p) for p in found if name(p) != 'barcodemae'}
+def notebooks():
+    return [p for p in sorted((ROOT/'nbs').rglob('*.ipynb')) if '.ipynb_checkpoints' not in p.parts]
 
 
-def notebooks(): return [p for p in sorted((ROOT/'nbs').rglob('*.ipynb')) if '.ipynb_checkpoints' not in p.parts]
+def tools(): return [p for folder in ('tools', 'tests') for p in sorted((ROOT/folder).glob('*.py'))]
 
 
 def cells(path:Path) -> list: # of (number, kind, source)
@@ -43,91 +39,58 @@ def cells(path:Path) -> list: # of (number, kind, source)
     return [(i, c['cell_type'], ''.join(c['source'])) for i, c in enumerate(read)]
 
 
-def wide_lines(text:str, markdown:bool) -> list: # numbers of lines from 1
-    "Lines over 110 columns; tables, links and addresses of Markdown and the `__all__` that nbdev writes may be."
+def wide_lines(text:str, where:str, markdown:bool=False) -> list: # of Faults
+    "Lines over 110 columns, but for tables, links and addresses of Markdown and the `__all__` of nbdev."
     found, generated = [], False
     for n, line in enumerate(text.split('\n'), 1):
-        generated = line.startswith('__all__ = [') or generated and line.startswith('           ')
-        if markdown: line = re.sub(r'\]\([^)]*\)|https?://\S+', ']', '' if line.lstrip().startswith('|') else line)
-        if len(line) > COLUMNS and not generated: found.append(n)
+        generated = line.startswith('__all__ = [') or generated and line.startswith(' '*11)
+        width = len(re.sub(r'\]\([^)]*\)|https?://\S+', ']', line) if markdown else line)
+        if width <= COLUMNS or generated or markdown and line.lstrip().startswith('|'): continue
+        what = f'{width} columns, at most {COLUMNS}: {line.strip()[:60]}'
+        found.append(Fault('columns', f'{where} line {n}', what))
     return found
 
 
-def parameter_faults(source:str, where:str) -> list:
-    "Functions with more than 7 parameters: self and cls are not counted, nor is that of a patched method."
+def parameter_faults(source:str, where:str) -> list: # of Faults
+    "Functions with more than 7 parameters; self and cls are not counted, *args and **kwargs once each."
     try: tree = ast.parse(re.sub(r'^([%!])', r'#\1', source, flags=re.M))
     except SyntaxError: return []
     found = []
     for f in ast.walk(tree):
         if not isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef)): continue
         names = [a.arg for a in (*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs)]
-        names = [n for n in names if n not in ('self', 'cls')] + [a for a in (f.args.vararg, f.args.kwarg) if a]
-        if len(names) > PARAMETERS:
-            found.append(Fault('parameters', where, f'{f.name}() has {len(names)} parameters, at most {PARAMETERS}: '
-                               'put options into a dataclass'))
+        n = sum(name not in ('self', 'cls') for name in names) + bool(f.args.vararg) + bool(f.args.kwarg)
+        if n > PARAMETERS:
+            found.append(Fault('parameters', where, f'{f.name}() has {n} parameters, at most {PARAMETERS}. '
+                               'Fix: options in a dataclass'))
     return found
 
 
-def notebook_faults(path:Path) -> list:
-    "Of columns (all wide lines once they are 1 % of the lines), cells and parameters."
+def notebook_faults(path:Path) -> list: # of Faults
+    "Of columns (exported: every wide line; others: once they are 1 % of all), cells and parameters."
     found, wide, total = [], [], 0
     for i, kind, source in cells(path):
         where, lines = f'{shown(path)} cell {i}', source.split('\n')
         total += len(lines)
-        wide += [Fault('columns', f'{where} line {n}', f'{len(lines[n - 1])} columns, at most {COLUMNS}: '
-                       f'{lines[n - 1].strip()[:60]}') for n in wide_lines(source, kind != 'code')]
+        exported = re.search(r'^#\|\s*export', source, re.M)
+        (found if exported else wide).extend(wide_lines(source, where, kind != 'code'))
         if kind != 'code': continue
-        body = [line for line in lines if not line.startswith('#|')]
-        if len(body) > CELL: found.append(Fault('cell', where, f'{len(body)} lines, at most {CELL}: split the cell'))
+        n = sum(not line.startswith('#|') for line in lines)
+        if n > CELL: found.append(Fault('cell', where, f'{n} lines, at most {CELL}. Fix: split the cell'))
         found += parameter_faults(source, where)
-    return (wide if len(wide) >= max(1, WIDE * total) else []) + found
+    return found + (wide if len(wide) >= max(1, WIDE * total) else [])
 
 
-def module_faults(path:Path) -> list:
-    "Of columns (none may be wide) and parameters."
+def module_faults(path:Path) -> list: # of Faults
+    "Of columns (no line may be wide) and parameters."
     text = path.read_text(encoding='utf-8')
-    lines = text.split('\n')
-    return [Fault('columns', f'{shown(path)} line {n}', f'{len(lines[n - 1])} columns, at most {COLUMNS}: '
-                  f'{lines[n - 1].strip()[:60]}') for n in wide_lines(text, False)] + parameter_faults(text, shown(path))
+    return wide_lines(text, shown(path)) + parameter_faults(text, shown(path))
 
 
-def documentation_faults(name:str) -> list:
+def documentation_faults(name:str) -> list: # of Faults
     "Of docments and docstrings of a module by its dotted name."
     try: return [Fault(kind, name, what) for kind, what in module_gaps(name)]
     except Exception as e: return [Fault('docstring', name, f'cannot be read: {type(e).__name__}: {e}')]
-
-
-def imports(path:Path, name:str, known:set) -> set: # dotted names of modules
-    "What a module imports of the library, also inside of functions and by `import_module('barcodemae.x')`."
-    found, package = set(), name.split('.') if path.name == '__init__.py' else name.split('.')[:-1]
-    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
-        if isinstance(node, ast.Import): found |= {a.name for a in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = package[:len(package) - node.level + 1] if node.level else []
-            base = '.'.join([*base, *([node.module] if node.module else [])])
-            inside = {f'{base}.{a.name}' for a in node.names}
-            found |= inside & known | ({base} if inside - known else set())
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith('import_module') and node.args:
-            found |= {a.value for a in node.args[:1] if isinstance(a, ast.Constant)}
-    return (found & known) - {name}
-
-
-def floor(name): # of the ladder
-    package = name.split('.')[1] if name.count('.') > 1 or (ROOT/name.replace('.', '/')).is_dir() else 'ground'
-    return LADDER.index('cli' if name == 'barcodemae.cli' else package)
-
-
-def import_faults() -> list:
-    "Imports that run upwards, packages that are not on the ladder, and a circle of modules if there is one."
-    names = modules()
-    graph = {name: imports(path, name, set(names.values())) for path, name in names.items()}
-    lost = [n for n in graph if n.count('.') > 1 and n.split('.')[1] not in LADDER]
-    if lost: return [Fault('import', n, f'its package is not on the ladder {LADDER} of tools/page.py') for n in lost]
-    found = [Fault('import', name, f'imports {used}, which is above it: {" < ".join(LADDER)}')
-             for name, all_used in graph.items() for used in sorted(all_used) if floor(used) > floor(name)]
-    try: graphlib.TopologicalSorter(graph).prepare()
-    except graphlib.CycleError as e: found.append(Fault('import', e.args[1][0], f'a circle: {" <- ".join(e.args[1])}'))
-    return found
 
 
 def check_file(path:Path) -> list: # of Faults
@@ -139,12 +102,16 @@ def check_file(path:Path) -> list: # of Faults
     return notebook_faults(path) + (documentation_faults(f'barcodemae.{exports[1]}') if exports else [])
 
 
+def counts(faults): return dict(Counter(f.kind for f in faults))
+
+
 if __name__ == '__main__':
     chosen = [Path(a).resolve() for a in sys.argv[1:]]
-    per_file = {p: check_file(p) for p in chosen or [*notebooks(), *sorted((ROOT/'tools').glob('*.py'))]}
-    for fault in (faults := [f for found in per_file.values() for f in found] + import_faults()): print(fault)
-    kinds = Counter(f.kind for f in faults)
+    per_file = {p: check_file(p) for p in chosen or [*notebooks(), *tools()]}
+    faults = [f for found in per_file.values() for f in found]
+    faults += [Fault('import', name, what) for name, what in import_faults(import_graph())]
+    for fault in faults: print(fault)
     for p, found in per_file.items():
-        if found: print(f'{len(found):5d} {shown(p)}', dict(Counter(f.kind for f in found)))
-    print(f'{len(faults)} to change', dict(kinds))
+        if found and len(per_file) > 1: print(f'{len(found):5d} {shown(p)}', counts(found))
+    print(f'{len(faults)} to change', counts(faults))
     sys.exit(bool(faults))
