@@ -7,7 +7,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tools'))
 from ladder import LADDER, import_faults, import_graph, imports, modules  # noqa: E402
 from page import ROOT, documentation_faults, module_faults, notebook_faults, notebooks  # noqa: E402
-from page import parameter_faults, tools, wide_lines  # noqa: E402
+from page import parameter_faults, wide_lines  # noqa: E402
 from page_docs import class_gaps, function_gaps, patched  # noqa: E402
 
 ids = lambda p: str(p.relative_to(ROOT)) if isinstance(p, Path) else p
@@ -18,7 +18,7 @@ fine = lambda faults: '\n'.join(str(f) for f in faults) or None
 def test_notebooks_fit_a_page(path): assert fine(notebook_faults(path)) is None
 
 
-@pytest.mark.parametrize('path', [*modules(), *tools()], ids=ids)
+@pytest.mark.parametrize('path', modules(), ids=ids)
 def test_modules_fit_a_page(path): assert fine(module_faults(path)) is None
 
 

@@ -31,9 +31,6 @@ def notebooks():
     return [p for p in sorted((ROOT/'nbs').rglob('*.ipynb')) if '.ipynb_checkpoints' not in p.parts]
 
 
-def tools(): return [p for folder in ('tools', 'tests') for p in sorted((ROOT/folder).glob('*.py'))]
-
-
 def cells(path:Path) -> list: # of (number, kind, source)
     read = json.loads(path.read_text(encoding='utf-8'))['cells']
     return [(i, c['cell_type'], ''.join(c['source'])) for i, c in enumerate(read)]
@@ -107,7 +104,7 @@ def counts(faults): return dict(Counter(f.kind for f in faults))
 
 if __name__ == '__main__':
     chosen = [Path(a).resolve() for a in sys.argv[1:]]
-    per_file = {p: check_file(p) for p in chosen or [*notebooks(), *tools()]}
+    per_file = {p: check_file(p) for p in chosen or notebooks()}
     faults = [f for found in per_file.values() for f in found]
     faults += [Fault('import', name, what) for name, what in import_faults(import_graph())]
     for fault in faults: print(fault)
