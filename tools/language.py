@@ -12,7 +12,8 @@ from terms import OLD_DEFINITIONS, OLD_NAMES, TERMS  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 SELF = {'terms.py', 'test_language.py'} # these quote the table
-SHOWN = {'help', 'xlabel', 'ylabel', 'title', 'label', 'fix', 'desc', 'prog', 'description', 'epilog'}
+SHOWN = {'help', 'xlabel', 'ylabel', 'title', 'label', 'fix', 'desc', 'prog', 'description', 'epilog',
+         'print', 'set_xlabel', 'set_ylabel', 'set_title', 'suptitle', 'InputError', 'annotate'}
 CODE = re.compile(r'```.*?```|`[^`\n]*`|\$[^$\n]*\$|\]\([^)\s]*\)|<[^>\n]*>|https?://\S+', re.S)
 
 
@@ -72,7 +73,9 @@ def joined(found):
     depth, parts, first = 0, [], None
     for t in found:
         depth += t.type == start
-        if not depth: yield t; continue
+        if not depth:
+            yield t
+            continue
         first, parts = first or t, parts + [t.string if t.type in (start, start + 1, start + 2) else '{x}']
         if t.type == start + 2:
             depth -= 1
@@ -91,7 +94,7 @@ def code_hits(source:str, names_only:bool=False) -> list: # of (line, what was f
             if old: found.append((line, text, old))
         comment = t.type == tokenize.COMMENT and not re.match(r'#\s*(\||%%)', text)
         if t.type == tokenize.STRING: text = re.sub(r'\{[^{}]*\}', lambda m: blank(m[0]), text)
-        given = before[-2] in SHOWN and before[-1] == '='
+        given = before[-2] in SHOWN and before[-1] in ('=', '(')
         prose = comment or t.type == tokenize.STRING and (given or ' ' in text.strip('\'" '))
         if prose and not names_only:
             hits = prose_hits(without_code(text))

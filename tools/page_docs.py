@@ -11,7 +11,7 @@ def function_gaps(name:str, f) -> list: # of (kind, what is missing)
     try: wanted = [p.name for p in inspect.signature(f).parameters.values() if p.kind not in skip]
     except (TypeError, ValueError): return []
     if '.' in name and wanted[:1] in (['self'], ['cls']): wanted = wanted[1:]
-    documented = name.endswith('__init__') or inspect.getdoc(f)
+    documented = name.endswith('__') or inspect.getdoc(f)
     gaps = [] if documented else [('docstring', f'{name}() has no docstring')]
     return gaps + text_gaps(f'{name}()', f, wanted)
 
@@ -25,14 +25,14 @@ def text_gaps(name, f, wanted):
 
 
 def class_gaps(name:str, cls) -> list: # as of function_gaps
-    "Of the class, the fields of a dataclass, `__init__` and public methods that are written in its module."
+    "Of the class, fields of a dataclass, `__init__`, `__call__` and public methods, as far as its module has them."
     documented = cls.__dict__.get('__doc__') and not generated_doc(cls)
     gaps = [] if documented else [('docstring', f'{name} has no docstring')]
     if '__dataclass_fields__' in vars(cls):
         own = [f.name for f in dataclasses.fields(cls) if f.name in cls.__dict__.get('__annotations__', {})]
         gaps += text_gaps(name, cls, [n for n in own if not n.startswith('_')])
     for method, value in vars(cls).items():
-        if method.startswith('_') and method != '__init__': continue
+        if method.startswith('_') and method not in ('__init__', '__call__'): continue
         f = method_function(value)
         if f is None or f.__module__ != cls.__module__: continue # patched elsewhere, or made by a library
         if method == '__init__' and '__dataclass_fields__' in vars(cls) and not written(f): continue

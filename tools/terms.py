@@ -62,6 +62,9 @@ TERMS = [
          r'\b(?:is|are|be|to|and|rows?|biases) spread(?! of\b)|spread (?:evenly|as|out)'),
     Term(r'\bclouds?\b', 'embedding matrix', 'a cloud of vectors', 'cloud machines',
          r'cloud (?:machines?|GPUs?|providers?|computing|services?|storage)'),
+    Term(r'\breadings\b|\b(?:whitened|another|plain|paper\'s) reading\b'
+         r'|\breading of (?:its|the|the same) vectors\b',
+         'pooled representation; pooling', 'whitened readings', 'reading frames'),
     Term(r'\bcounts of (?:k-mers|words|6-mers)\b', 'k-mer profile', 'counts of k-mers', 'k-mer counts'),
     Term(r'\bat hand\b', 'available, installed', 'where it is at hand', 'where it is available'),
     Term(r'\banew\b', 'from scratch, again', 'made anew', 'made from scratch'),
@@ -87,11 +90,11 @@ OLD_NAMES = dict(
     quicken='use_cpu_kernels', drop_traces='flush_denormals', keep_memory='keep_freed_memory',
     guess='predict_masked', hidden_word_loss='masked_kmer_loss', masked_used='masked_valid',
     word_vectors='embed_with_bases_removed', token_vectors='embed_with_tokens_removed', odds='confidence',
-    fit_odds='fit_calibration', hide_species='leave_species_out', on_gene='align', _told='with_context',
+    fit_odds='fit_calibration', hide_species='leave_species_out', on_gene='align',
     forget_after='truncate_metrics', mend='fix', nameless='unlabelled')
 # Common words that may be variables, but no exported function, method or class
 OLD_DEFINITIONS = dict(
     look='validate_and_save_best', go='run', put='write_json', spread='stretch_schedule', hide='apply_mask',
     agree='mean_over_processes', evidence='calibration_features', same='same_label', codes='label_codes',
     decide='assign_taxa', lay='align_long', starts='start_positions', register_barcodes='align_to_gene',
-    link='single_linkage', answer='write_answers', who='identifier', tell='log')
+    link='single_linkage', answer='write_answers', who='identifier', tell='log', _told='with_context')
