@@ -25,7 +25,7 @@ def text_gaps(name, f, wanted):
 
 
 def class_gaps(name:str, cls) -> list: # as of function_gaps
-    "Of the class, fields of a dataclass, `__init__`, `__call__` and public methods, as far as its module has them."
+    "Of the class, fields of a dataclass, `__init__`, `__call__` and public methods that its module defines."
     documented = cls.__dict__.get('__doc__') and not generated_doc(cls)
     gaps = [] if documented else [('docstring', f'{name} has no docstring')]
     if '__dataclass_fields__' in vars(cls):
