@@ -93,7 +93,8 @@ def code_hits(source:str, names_only:bool=False) -> list: # of (line, what was f
             old = OLD_NAMES.get(text) or defined and OLD_DEFINITIONS.get(text)
             if old: found.append((line, text, old))
         comment = t.type == tokenize.COMMENT and not re.match(r'#\s*(\||%%)', text)
-        if t.type == tokenize.STRING: text = re.sub(r'\{[^{}]*\}', lambda m: blank(m[0]), text)
+        while t.type == tokenize.STRING and (inner := re.search(r'\{[^{}]*\}', text)): # from the inside out
+            text = text.replace(inner[0], blank(inner[0]))
         given = before[-2] in SHOWN and before[-1] in ('=', '(')
         prose = comment or t.type == tokenize.STRING and (given or ' ' in text.strip('\'" '))
         if prose and not names_only:
