@@ -45,7 +45,8 @@ def test_what_a_reader_sees_of_code_is_read(source): assert len(code_hits(source
 
 
 @pytest.mark.parametrize('source', [
-    "#| hide", "f'{f\"{letter} b\" for letter in c} d'", "row['letters']", "words = f'{letters} bases'", "# %% ../nbs/words.ipynb", "hidden_size = 3"])
+    "#| hide", "f'{f\"{letter} b\" for letter in c} d'", "row['letters']",
+    "words = f'{letters} bases'", "# %% ../nbs/words.ipynb", "hidden_size = 3"])
 def test_what_a_reader_does_not_see_is_not(source): assert not code_hits(source)
 
 
