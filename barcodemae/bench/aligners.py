@@ -16,27 +16,34 @@ from ..evaluation.knn import query_rows
 from ..metrics import score
 
 # %% ../../nbs/bench/aligners.ipynb #1bedccde
-PACKAGES = dict(blastn=('ncbi-blast+', 'blast'), makeblastdb=('ncbi-blast+', 'blast'), vsearch=('vsearch', 'vsearch'))
+PACKAGES = dict(blastn=('ncbi-blast+', 'blast'), makeblastdb=('ncbi-blast+', 'blast'),
+                vsearch=('vsearch', 'vsearch'))
 
 def _installed(program): # its path; the packages are Debian's and bioconda's
     debian, conda = PACKAGES[program]
     fix = f'apt-get install {debian}, or conda install -c bioconda {conda}'
-    if path := shutil.which(program): return path, fix
+    if path := shutil.which(program):
+        return path, fix
     raise InputError('this program is not installed', file=program, fix=fix)
 
+# %% ../../nbs/bench/aligners.ipynb #15eeb94b
 def _call(*command, folder=None): # what it printed; files are named relative to `folder`
-    (path, fix), words = _installed(command[0]), [str(c) for c in command]
+    (path, fix), command = _installed(command[0]), [str(c) for c in command]
     how = dict(cwd=folder, env={**os.environ, 'BLAST_USAGE_REPORT': 'false'}, stdin=subprocess.DEVNULL)
     output = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace')
-    try: done = subprocess.run(words, **how, **output)
-    except OSError as e: raise InputError(f'this program does not start ({e.strerror})', file=path, fix=fix) from None
-    if not done.returncode: return done.stdout
-    last = next((line.strip() for line in reversed(done.stdout.splitlines()) if line.strip()), 'it printed nothing')
+    try:
+        done = subprocess.run(command, **how, **output)
+    except OSError as e:
+        raise InputError(f'this program does not start ({e.strerror})', file=path, fix=fix) from None
+    if not done.returncode:
+        return done.stdout
+    last = next((line.strip() for line in reversed(done.stdout.splitlines()) if line.strip()),
+                'it printed nothing')
     what, fix = f'ended with status {done.returncode}', 'change what it says is wrong'
     if done.returncode < 0:
         what = f'was killed by {signal.Signals(-done.returncode).name}'
         fix = 'where it ran out of memory, give fewer references'
-    raise InputError(f'{what}: {last}', file=command[0], record=' '.join(words[1:]), fix=fix)
+    raise InputError(f'{what}: {last}', file=command[0], record=' '.join(command[1:]), fix=fix)
 
 # %% ../../nbs/bench/aligners.ipynb #4df29353
 def _version(program):
@@ -45,34 +52,41 @@ def _version(program):
 
 def versions() -> dict: # program -> version, None where it is not installed
     "Which aligners are on this machine."
-    return {program: _version(program) if shutil.which(program) else None for program in ('blastn', 'vsearch')}
+    return {program: _version(program) if shutil.which(program) else None
+            for program in ('blastn', 'vsearch')}
 
 # %% ../../nbs/bench/aligners.ipynb #3aacd33c
-def _fasta(path, barcodes, notes=None): # notes: (N,) of str, after the row number; without note (None) it is left out
+def _fasta(path, barcodes, notes=None): # notes: (N,) of str, after the row number; None: left out
     notes = [''] * len(barcodes) if notes is None else notes
     schema = dict(barcode=pl.String, note=pl.String)
     frame = pl.DataFrame(dict(barcode=barcodes, note=notes), schema=schema).with_row_index('row')
     frame = frame.filter(pl.col('note').is_not_null() & (pl.col('barcode').str.len_bytes() > 0))
     bad = frame.filter(~pl.col('barcode').str.contains(r'\A[A-Za-z*-]+\z'))
     if len(bad):
-        raise InputError('this is no sequence of bases', record=f"barcode {bad['row'][0]}: {bad['barcode'][0][:40]!r}",
+        raise InputError('this is no sequence of bases',
+                         record=f"barcode {bad['row'][0]}: {bad['barcode'][0][:40]!r}",
                          fix='clean it first')
-    if not len(frame): raise InputError(f'no barcodes among the {path.stem}', fix='give at least one')
-    records = frame.select('>' + pl.col('row').cast(pl.String) + pl.col('note') + '\n' + pl.col('barcode') + '\n')
+    if not len(frame):
+        raise InputError(f'no barcodes among the {path.stem}', fix='give at least one')
+    records = frame.select('>' + pl.col('row').cast(pl.String) + pl.col('note') + '\n' + pl.col('barcode')
+                           + '\n')
     path.write_text(records.to_series().str.join('').item())
 
-def _run(queries, references, columns, options, *commands, notes=None): # table of `columns`, record of the run
+# %% ../../nbs/bench/aligners.ipynb #55aa4b22
+def _run(queries, references, columns, options, *commands, notes=None): # table of `columns`, record
     program, (threads, settings) = commands[-1][0], options
     version = _version(program)
     with tempfile.TemporaryDirectory(prefix='barcodemae-') as folder:
         _fasta(Path(folder)/'queries.fa', queries)
         _fasta(Path(folder)/'references.fa', references, notes)
         start = time.perf_counter()
-        for command in commands: _call(*command, folder=folder)
+        for command in commands:
+            _call(*command, folder=folder)
         seconds = time.perf_counter() - start
         how = dict(separator='\t', has_header=False, schema=columns, quote_char=None, raise_if_empty=False)
         table = pl.read_csv(Path(folder)/'out.tsv', **how)
-    record = dict(seconds=round(seconds, 2), seconds_per_query=round(seconds / len(queries), 5), threads=threads)
+    record = dict(seconds=round(seconds, 2), seconds_per_query=round(seconds / len(queries), 5),
+                  threads=threads)
     return table, record | dict(version=f'{program} {version}', settings=' '.join(map(str, settings)))
 
 # %% ../../nbs/bench/aligners.ipynb #3b960daf
@@ -100,12 +114,15 @@ def blast(
     task='megablast', # or 'blastn': shorter seeds, more distant relatives, several times slower
     strand='plus', # or minus, both
 ) -> Hits:
-    "Best reference by bit score (BLAST+). Raises `InputError` where the programs are absent, fail or are killed."
+    """Best reference by bit score (BLAST+).
+
+    Raises `InputError` where the programs are absent, fail or are killed."""
     settings = ['-task', task, '-strand', strand, '-max_target_seqs', hits]
     index = ['makeblastdb', '-in', 'references.fa', '-dbtype', 'nucl', '-out', 'references']
-    search = ['blastn', '-query', 'queries.fa', '-db', 'references', '-out', 'out.tsv', '-num_threads', threads,
-              '-outfmt', '6 qseqid sseqid pident bitscore', *settings]
-    table, record = _run(queries, references, _TABLE | dict(bits=pl.Float64), (threads, settings), index, search)
+    search = ['blastn', '-query', 'queries.fa', '-db', 'references', '-out', 'out.tsv', '-num_threads',
+              threads, '-outfmt', '6 qseqid sseqid pident bitscore', *settings]
+    columns = _TABLE | dict(bits=pl.Float64)
+    table, record = _run(queries, references, columns, (threads, settings), index, search)
     ranked = table.sort('query', 'bits', descending=[False, True], maintain_order=True)
     return _hits(ranked, len(queries), record)
 
@@ -119,15 +136,20 @@ def vsearch(
     threads:int=1, # CPU cores
     strand='plus', # or both
 ) -> Hits:
-    "Best reference by identity of whole barcodes (VSEARCH). Raises `InputError` where it is absent, fails or is killed."
+    """Best reference by identity of whole barcodes (VSEARCH).
+
+    Raises `InputError` where it is absent, fails or is killed."""
     settings = ['--id', identity, '--maxaccepts', maxaccepts, '--maxrejects', maxrejects, '--strand', strand]
-    search = ['vsearch', '--quiet', '--usearch_global', 'queries.fa', '--db', 'references.fa', '--userout', 'out.tsv',
-              '--userfields', 'query+target+id', '--maxhits', 1, '--threads', threads, *settings]
+    search = ['vsearch', '--quiet', '--usearch_global', 'queries.fa', '--db', 'references.fa', '--userout',
+              'out.tsv', '--userfields', 'query+target+id', '--maxhits', 1,
+              '--threads', threads, *settings]
     table, record = _run(queries, references, _TABLE, (threads, settings), search)
     return _hits(table, len(queries), record)
 
 # %% ../../nbs/bench/aligners.ipynb #ee28b331
-RANK_CODES = {'phylum': 'p', 'class': 'c', 'order': 'o', 'family': 'f', 'genus': 'g', 'species': 's'} # no subfamily
+# no subfamily
+RANK_CODES = {'phylum': 'p', 'class': 'c', 'order': 'o', 'family': 'f', 'genus': 'g', 'species': 's'}
+_SINTAX_TABLE = dict(query=pl.Int64, lineage=pl.String, strand=pl.String, sure=pl.String)
 
 @dataclass
 class Names:
@@ -141,15 +163,14 @@ def _lineages(labels): # ";tax=p:0,g:17;" of each reference, and the names behin
     for rank, names in labels.items():
         known, number = np.unique(np.asarray(names, str), return_inverse=True)
         numbered = RANK_CODES[rank] + ':' + pl.Series(number).cast(pl.String)
-        parts.append(pl.select(pl.when(pl.Series(known != '')[number]).then(numbered)).to_series().alias(rank))
+        part = pl.when(pl.Series(known != '')[number]).then(numbered)
+        parts.append(pl.select(part).to_series().alias(rank))
     last = parts[-1].alias('last')
     lineage = ';tax=' + pl.concat_str(list(labels), separator=',', ignore_nulls=True) + ';'
     told = pl.when(pl.col('last').is_not_null()).then(lineage)
     return pl.DataFrame([*parts, last]).select(told).to_series(), known
 
 # %% ../../nbs/bench/aligners.ipynb #e41b2175
-_SINTAX_TABLE = dict(query=pl.Int64, lineage=pl.String, strand=pl.String, sure=pl.String)
-
 def sintax(
     queries, # list of Q str
     references, # list of R str
@@ -158,20 +179,23 @@ def sintax(
     seed:int=1, # of the samples of k-mers
     threads:int=1, # CPU cores
 ) -> Names:
-    "Name by agreement of 100 samples of k-mers. Raises `InputError` for an unknown rank, and as `vsearch` does."
+    """Name by agreement of 100 samples of k-mers.
+
+    Raises `InputError` for an unknown rank, and as `vsearch` does."""
     if not labels or set(labels) - set(RANK_CODES):
         raise InputError('SINTAX does not know these ranks', record=', '.join(labels),
                          fix=f"give some of {', '.join(RANK_CODES)}")
     labels = {rank: labels[rank] for rank in RANK_CODES if rank in labels}
     notes, known = _lineages(labels)
     settings = ['--sintax_cutoff', cutoff, '--randseed', seed]
-    search = ['vsearch', '--quiet', '--sintax', 'queries.fa', '--db', 'references.fa', '--tabbedout', 'out.tsv',
-              '--threads', threads, *settings]
+    search = ['vsearch', '--quiet', '--sintax', 'queries.fa', '--db', 'references.fa', '--tabbedout',
+              'out.tsv', '--threads', threads, *settings]
     table, record = _run(queries, references, _SINTAX_TABLE, (threads, settings), search, notes=notes)
-    name, confidence = _named(table, len(queries), known, RANK_CODES[list(labels)[-1]])
+    name, confidence = _named(table, len(queries), known, RANK_CODES[[*labels][-1]])
     coverage = round(100 * float((confidence >= cutoff).mean()), 2)
     return Names(name, confidence, record | dict(cutoff=cutoff, coverage=coverage))
 
+# %% ../../nbs/bench/aligners.ipynb #765640ba
 def _named(table, n, known, code): # names (n,) and confidence (n,) from lines such as "p:0(1.00),g:17(0.93)"
     name, confidence = np.full(n, '', known.dtype), np.zeros(n)
     groups = pl.col('lineage').str.extract_groups(rf'{code}:(?<number>\d+)\((?<share>[\d.]+)\)')
@@ -191,20 +215,21 @@ def alignment_rows(
     asked=ASKED, # of (rank, query)
     **settings, # of the method, such as threads
 ) -> list: # of rows as in k-NN, with the record of the run
-    "Accuracy of an aligner. Raises `InputError` for an unknown method, or a store without labelled `train` or queries."
+    """Accuracy of an aligner.
+
+    Raises `InputError` for an unknown method, or a store without labelled `train` or queries."""
     if method not in METHODS:
         raise InputError('no such aligner', record=method, fix=f"choose one of {', '.join(METHODS)}")
-    found = []
+    found, fix = [], 'give a data set with these splits'
     for rank, query in asked:
         known = lambda rows: rows[store.labels(rank, rows) != '']
         reference = known(store.rows('train')) if 'train' in store.splits else []
         rows = known(query_rows(store, query))
-        if not len(reference) or not len(rows): continue
-        answer = _ask(method, store, rows, reference, rank, settings)
-        found.append(dict(method=method, rank=rank, reference='train', query=query, **answer))
+        if len(reference) and len(rows):
+            answer = _ask(method, store, rows, reference, rank, settings)
+            found.append(dict(method=method, rank=rank, reference='train', query=query, **answer))
     if not found:
-        raise InputError('no labelled barcodes in train or in what is asked', file=store.name,
-                         fix='give a data set with these splits')
+        raise InputError('no labelled barcodes in train or in what is asked', file=store.name, fix=fix)
     return found
 
 # %% ../../nbs/bench/aligners.ipynb #f03c19b3
