@@ -213,10 +213,10 @@ el('color').value = columns.findIndex(c => c.name == options.color_by)
 el('color').onchange = draw
 el('label').onchange = relabel
 await draw()
-const tip = el('tip'), hide = () => { tip.style.display = 'none' }
-gd.on('plotly_relayout', change => { hide(); if (!('annotations' in change)) relabel() })
+const tip = el('tip'), clear = () => { tip.style.display = 'none' }
+gd.on('plotly_relayout', change => { clear(); if (!('annotations' in change)) relabel() })
 gd.on('plotly_click', ({points: [{customdata: i}]}) => show([i], ids[i], false))
-gd.on('plotly_unhover', hide)
+gd.on('plotly_unhover', clear)
 gd.on('plotly_hover', ({points: [{customdata: i}], event}) => {
   const names = columns.filter(c => c.codes[i]).map(c => `${c.name}: ${c.values[c.codes[i] - 1]}`)
   tip.textContent = [ids[i], ...names].join('\\n')
