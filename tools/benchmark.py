@@ -56,9 +56,9 @@ def prepare(table, out):
     "A table into a store, and the seconds to open that again, alone and with the row numbers of a partition."
     from barcodemae.data.store import BarcodeStore, prepare
     found = measure(lambda: prepare(table, out))
-    open_it = lambda i: BarcodeStore.open(out)
+    open_it = lambda i: BarcodeStore(out)
     found['reopen'], found['reopen_with_rows'] = (best_seconds(f, 0, 1) for f in (open_it, lambda i: open_it(i).rows('train')))
-    return found | dict(n=len(BarcodeStore.open(out)), rows=BarcodeStore.open(out).report['rows'])
+    return found | dict(n=len(BarcodeStore(out)), rows=BarcodeStore(out).report['rows'])
 
 
 def embedding(store, out):
@@ -69,7 +69,7 @@ def embedding(store, out):
     from barcodemae.training.config import make_config, model_config
     from barcodemae.embedding.shards import embed_table
     from barcodemae.data.store import BarcodeStore
-    encoder, store, compute = untrained_encoder(model_config(make_config('mini'))), BarcodeStore.open(store), probe_compute('cpu')
+    encoder, store, compute = untrained_encoder(model_config(make_config('mini'))), BarcodeStore(store), probe_compute('cpu')
     embed(encoder, store.bases[:64], compute=compute)
     return measure(lambda: embed_table(encoder, store, out, batch_size=64, compute=compute)) | dict(n=len(store))
 
