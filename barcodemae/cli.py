@@ -53,7 +53,7 @@ PLACEHOLDERS = dict(out='PATH', model='FOLDER', reference='PATH', distance='PERC
 def choices_of(
     o, # an `Option`
 ) -> list: # empty where anything will do
-    "The words that an option takes."
+    "The values that an option takes, where they are few."
     return list(ast.literal_eval(o.kind[len('Literal'):])) if o.kind.startswith('Literal') else []
 
 # %% ../nbs/identification/cli.ipynb #2e103116
