@@ -50,7 +50,7 @@ benchmark: setup
 
 # finished runs are skipped, interrupted ones continue; tables are made of what is there, also when a run failed
 paper: setup
-	@dataset=$${DATASET:-$$($(PY) -c 'from barcodemae.core import load_settings; print(load_settings().dataset)')}; \
+	@dataset=$${DATASET:-$$($(PY) -c 'from barcodemae.settings import load_settings; print(load_settings().dataset)')}; \
 	    place=runs/paper/$$(basename "$$dataset"); mkdir -p "$$place"; failed=0; \
 	    echo "paper: the runs of $(GRIDS) on $$dataset"; \
 	    $(PY) -m barcodemae.training.sweep $(GRIDS) --dataset "$$dataset" || failed=1; \
@@ -62,8 +62,8 @@ paper: setup
 
 # models are trained that are not there yet; systems that were asked before are skipped, those without weights or program are told by name
 leaderboard: setup
-	@dataset=$${DATASET:-$$($(PY) -c 'from barcodemae.core import load_settings; print(load_settings().dataset)')}; name=$$(basename "$$dataset"); \
-	    runs=$$($(PY) -c 'from barcodemae.core import load_settings; print(load_settings().runs)'); place=runs/leaderboard/$$name; mkdir -p "$$place"; failed=0; \
+	@dataset=$${DATASET:-$$($(PY) -c 'from barcodemae.settings import load_settings; print(load_settings().dataset)')}; name=$$(basename "$$dataset"); \
+	    runs=$$($(PY) -c 'from barcodemae.settings import load_settings; print(load_settings().runs)'); place=runs/leaderboard/$$name; mkdir -p "$$place"; failed=0; \
 	    $(PY) -m barcodemae.training.sweep table1 architectures --dataset "$$dataset" || failed=1; \
 	    $(PY) -m barcodemae.bench.cnn "$$place/cnn" --dataset "$$dataset" --epochs 5 || failed=1; \
 	    $(PY) -m barcodemae.bench.run --dataset "$$dataset" --runs $$($(PY) -m barcodemae.training.sweep table1 architectures --dataset "$$dataset" --list | sed -n "s|^done *|$$runs/grids/$$name/|p") --cnn "$$place/cnn" || failed=1; \

@@ -22,12 +22,12 @@ def store(tmp_path_factory): return prepare(find_dataset('demo'), tmp_path_facto
 def learn(store, run, variant, dropout, steps):
     config = make_config('demo', variant=variant, steps=int(steps), checkpoint_steps=7, dropout=float(dropout), hidden_size=16, decoder_hidden_size=16, batch_size=9,
                          random_offset=True, registered=True, validations=2, log_steps=2)
-    train(config, BarcodeStore.open(store), run, Compute(torch.device('cpu'), torch.float32))
+    train(config, BarcodeStore(store), run, Compute(torch.device('cpu'), torch.float32))
 
 
 def vectors(store, out, dtype):
     torch.manual_seed(0)
-    encoder, store = BarcodeEncoder(BarcodeMAEConfig(k=4, hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2)).eval(), BarcodeStore.open(store)
+    encoder, store = BarcodeEncoder(BarcodeMAEConfig(k=4, hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2)).eval(), BarcodeStore(store)
     embed_table(encoder, store, out, rows=store.rows('test_unseen', 'train'), shard=100, batch_size=32, compute=Compute(torch.device('cpu'), getattr(torch, dtype)))
 
 
@@ -123,7 +123,7 @@ def test_tables_are_not_mixed(store, tmp_path):
         (tmp_path/'my.fasta').write_text(''.join(f'>{i}\n{b}\n' for i, b in enumerate(barcodes)))
         return prepare(tmp_path/'my.fasta', tmp_path/'store').path
     vectors_of = lambda barcodes: embed_table(untrained_encoder(BarcodeMAEConfig(k=4, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1)),
-                                              BarcodeStore.open(other(barcodes)), tmp_path/'out', compute=Compute(torch.device('cpu'), torch.float32))
+                                              BarcodeStore(other(barcodes)), tmp_path/'out', compute=Compute(torch.device('cpu'), torch.float32))
     vectors_of(some)
     with pytest.raises(InputError, match='another bases'): vectors_of([b[::-1] for b in some])
     (tmp_path/'out/manifest.json').unlink()

@@ -59,10 +59,10 @@ def prepare(table, out):
     "A table into a store, and the seconds to open that again, alone and with the row numbers of a partition."
     from barcodemae.data.store import BarcodeStore, prepare
     found = measure(lambda: prepare(table, out))
-    open_it = lambda i: BarcodeStore.open(out)
+    open_it = lambda i: BarcodeStore(out)
     found['reopen'] = best_seconds(open_it, 0, 1)
     found['reopen_with_rows'] = best_seconds(lambda i: open_it(i).rows('train'), 0, 1)
-    return found | dict(n=len(BarcodeStore.open(out)), rows=BarcodeStore.open(out).report['rows'])
+    return found | dict(n=len(BarcodeStore(out)), rows=BarcodeStore(out).report['rows'])
 
 
 def embedding(store, out):
@@ -74,7 +74,7 @@ def embedding(store, out):
     from barcodemae.embedding.shards import embed_table
     from barcodemae.data.store import BarcodeStore
     encoder = untrained_encoder(model_config(make_config('mini')))
-    store, compute = BarcodeStore.open(store), probe_compute('cpu')
+    store, compute = BarcodeStore(store), probe_compute('cpu')
     embed(encoder, store.bases[:64], compute=compute)
     work = lambda: embed_table(encoder, store, out, batch_size=64, compute=compute)
     return measure(work) | dict(n=len(store))

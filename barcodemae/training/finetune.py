@@ -19,7 +19,7 @@ from ..compute import Compute, keep_freed_memory, machine_record, probe_compute
 from ..core import InputError, atomic_path, progress, read_json, write_json
 from ..data.store import BarcodeStore
 from ..model.tokenizer import FIRST_KMER, kmer_ids
-from ..data.align import register
+from ..data.align import align_to_gene
 from ..model.cpu_layers import use_cpu_kernels
 from ..model.mae import BarcodeEncoder, BarcodeMAEForPreTraining, guess, random_masking
 from ..model.sequence import load_encoder
@@ -121,7 +121,7 @@ class Tuner:
 
     def tokens(self, rows): # of the store -> ids and mask (B, T)
         bases = torch.as_tensor(np.ascontiguousarray(self.store.bases[rows])).to(self.accelerator.device)
-        return kmer_ids(register(bases, self.reference), self.k)
+        return kmer_ids(align_to_gene(bases, self.reference), self.k)
 
 # %% ../../nbs/training/finetune.ipynb #55110618
 @patch
