@@ -15,7 +15,7 @@ from ..embedding.embedder import Embedder
 from .registry import System, register
 from .weights import fit_weights, read_weights
 from ..core import InputError
-from ..model.hyena import LETTERS, HyenaDNA, base_ids
+from ..model.hyena import BASE_IDS, HyenaDNA, base_ids
 from ..model.mamba import BarcodeMamba, Caduceus
 
 # %% ../../nbs/bench/nucleotide_models.ipynb #4567d1c6
@@ -43,7 +43,7 @@ def load_hyenadna(path) -> HyenaDNA: # folder or file of a checkpoint
     sizes = ('d_model', 'n_layer', 'max_seq_len', 'filter_order', 'emb_dim')
     config = read_config(path, (*sizes, 'd_inner', 'vocab_size'), hyena_order=2, short_filter_order=3, use_bias=True)
     model = HyenaDNA(*(config[key] for key in sizes), config.get('num_inner_mlps', 2), inner=config['d_inner'],
-                     letters=padded_bases(config), eps=config.get('layer_norm_epsilon', 1e-5), dropout=config.get('embed_dropout', .1))
+                     vocab_size=padded_bases(config), eps=config.get('layer_norm_epsilon', 1e-5), dropout=config.get('embed_dropout', .1))
     weights = {name.removeprefix('hyena.backbone.').removeprefix('lm_'): t for name, t in read_weights(path).items()}
     return fit_weights(model, weights, path, optional=lambda name: name.endswith('.freq') and not name.endswith('.1.freq'))
 
@@ -56,10 +56,10 @@ class HyenaEmbedder(Embedder):
 
     def tokens(self, barcode):
         ids = base_ids(barcode)
-        return [LETTERS['[PAD]']] * (self.pad_to - len(ids)) * bool(ids) + ids
+        return [BASE_IDS['[PAD]']] * (self.pad_to - len(ids)) * bool(ids) + ids
 
     def vectors(self, ids, mask): # (B, T), (B, T) -> (B, D)
-        keep = (mask & (ids != LETTERS['[PAD]']))[..., None]
+        keep = (mask & (ids != BASE_IDS['[PAD]']))[..., None]
         return (self.model(ids).float() * keep).sum(1) / keep.sum(1)
 
 # %% ../../nbs/bench/nucleotide_models.ipynb #e8caa42e
@@ -153,7 +153,7 @@ def load_barcodemamba(path) -> BarcodeMamba: # folder or file of a checkpoint
     except (KeyError, ValueError) as e: raise InputError(f'missing or misshapen: {e}', file=path, fix=_asked) from None
     if inner != 2 * width or inner % heads or channels <= inner:
         raise InputError(f'sizes do not go together: {width} wide, {inner} inside, {channels} convolved, {heads} heads', file=path, fix=_asked)
-    return fit_weights(BarcodeMamba(width, depth, heads, (channels - inner) // 2, taps, inner=mlp, letters=letters), weights, path)
+    return fit_weights(BarcodeMamba(width, depth, heads, (channels - inner) // 2, taps, inner=mlp, vocab_size=letters), weights, path)
 
 register(System('barcodemamba', lambda source, compute: BarcodeMambaEmbedder(load_barcodemamba(source), compute), 'CANADA-1.5M',
                 'Gao and Taylor 2024, BarcodeMamba, https://github.com/bioscan-ml/BarcodeMamba', 'unsure', 'bioscan-ml/BarcodeMamba-dim384-layer2-char',
