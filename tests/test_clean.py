@@ -7,7 +7,8 @@ from polars.testing import assert_frame_equal
 
 from barcodemae.data.clean import Cleaner, CleanConfig, clean, count_partitions, unlike_published
 from barcodemae.core import InputError
-from barcodemae.data.read import COLUMNS, PUBLISHED, SCHEMA
+from barcodemae.data.published import PUBLISHED
+from barcodemae.data.read import COLUMNS, SCHEMA
 
 SMALL = CleanConfig(max_length=12, min_length=3)
 

@@ -9,7 +9,10 @@ from xopen import xopen
 
 from barcodemae.data import read as data
 from barcodemae.core import InputError
-from barcodemae.data.read import COLUMNS, MISSING, PARTITION_FILES, SCHEMA, SPLITS, download, known_dataset
+from barcodemae.data.faults import Faults
+from barcodemae.data.published import download, known_dataset
+from barcodemae.data.read import COLUMNS, MISSING, PARTITION_FILES, SCHEMA, SPLITS
+from barcodemae.data.query import read_sequences
 from barcodemae.data.read import read_batches, scan_barcodes
 
 names = st.text(st.characters(codec='utf-8', exclude_categories=('Cc', 'Cs')), max_size=12).map(str.strip).map(
@@ -156,25 +159,25 @@ BROKEN = {
     'empty inside': ('t.fasta.gz', gzip.compress(b''), None, 'empty'),
     'blank': ('t.csv', b'\n\n', None, 'empty'),
     'header only': ('t.csv', b'processid,dna_barcode\n', None, 'no record'),
-    'cut-off gzip': ('t.csv.gz', gzip.compress(TABLE)[:-20], None, 'ends too early'),
-    'cut-off zstd': ('t.csv.zst', zstd(TABLE)[:-20], None, 'ends too early'),
+    'cut-off gzip': ('t.csv.gz', gzip.compress(TABLE)[:-20], None, 'truncated file'),
+    'cut-off zstd': ('t.csv.zst', zstd(TABLE)[:-20], None, 'truncated file'),
     'cut-off zip': ('t.zip', zipped(t_csv=TABLE)[:-30], None, 'cannot be read'),
     'cut-off parquet': ('t.parquet', parquet(TABLE)[:-30], None, 'cannot be read'),
     'no parquet': ('t.parquet', b'something else altogether', None, 'cannot be read'),
-    'damaged zip': ('t.zip', (b := zipped(t_csv=TABLE))[:60] + b'????' + b[64:], None, 'cannot be read'),
+    'damaged zip': ('t.zip', (b := zipped(t_csv=TABLE))[:60] + b'????' + b[64:], None, 'damaged file'),
     'two tables': ('t.zip', zipped(a_csv=TABLE, b_tsv=TABLE), None, 'exactly one'),
-    'no text': ('t.csv', bytes(range(256)), None, 'not a text file'),
+    'no text': ('t.csv', bytes(range(256)), None, 'binary data'),
     'not UTF-8': ('t.csv', 'processid,dna_barcode,country\nP1,ACGT,Chile\nP2,ACGT,Québec\n'.encode('latin-1'), 'row 2 (P2)', 'UTF-8'),
     'ragged': ('t.csv', TABLE + b'P40,ACGT,Finland\n', 'row 41 (P40)', '3 fields'),
     'open quotation mark': ('t.csv', TABLE + b'P41,"ACGT\n' + TABLE, None, ''),
     'no id': ('t.csv', TABLE + b',ACGT\n', 'row 41', 'processid'),
     'protein': ('t.csv', TABLE + b'COX1,MFINRWLFSTNHKDIGTLY\n', 'COX1', 'not DNA: FIL'),
     'protein FASTA': ('t.fasta', b'>P1\nACGT\n>COX1;tax=g:Aedes;\nMFINRWLFSTNHKDIGTLY\n', 'COX1', 'not DNA: FIL'),
-    'without sequence': ('t.fasta', b'>P1\nACGT\n>P2\n>P3\nACGT\n', 'P2', 'without sequence'),
-    'last without sequence': ('t.fasta', b'>P1\nACGT\n>P2', 'P2', 'without sequence'),
+    'without sequence': ('t.fasta', b'>P1\nACGT\n>P2\n>P3\nACGT\n', 'record 2 (P2)', 'empty record'),
+    'last without sequence': ('t.fasta', b'>P1\nACGT\n>P2', 'record 2 (P2)', 'empty record'),
     'no FASTA id': ('t.fasta', b'>P1\nACGT\n>\nACGT\n', 'row 2', 'processid'),
-    'cut-off FASTQ': ('t.fastq', b'@P1\nACGT\n+\nIIII\n@P2\nACGT\n+\nII', None, 'cannot be read'),
-    'cut-off FASTA': ('t.fa.gz', gzip.compress(b'>P1\nACGT\n'*9)[:-9], None, 'ends too early'),
+    'cut-off FASTQ': ('t.fastq', b'@P1\nACGT\n+\nIIII\n@P2\nACGT\n+\nII', 'record 2 (P2)', 'quality length'),
+    'cut-off FASTA': ('t.fa.gz', gzip.compress(b'>P1\nACGT\n'*9)[:-9], None, 'truncated file'),
 }
 
 @pytest.mark.parametrize('case', BROKEN)
@@ -193,6 +196,56 @@ def test_broken_later_on(tmp_path, monkeypatch):
     table = scan_barcodes(tmp_path/'t.csv')
     for run in (table.collect, lambda: table.collect(engine='streaming'), lambda: table.sink_parquet(tmp_path/'t.parquet')):
         with pytest.raises(InputError, match=r'row 41 \(P40\)'): run()
+
+
+def test_a_broken_record_is_numbered_over_batches(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, 'ROWS', 7)
+    records = [f'>P{i} of a moth\n' + 'ACGT'*(i != 17) + '\n' for i in range(30)]
+    (tmp_path/'t.fasta').write_text(''.join(records))
+    batches = read_batches(tmp_path/'t.fasta')
+    assert [len(next(batches)) for _ in range(2)] == [7, 7]
+    with pytest.raises(InputError, match=r'record 18 \(P17\): empty record'): next(batches)
+
+
+def test_an_endless_record_stops(tmp_path):
+    (tmp_path/'t.fasta').write_bytes(b'>P1\nACGT\n>chr1\n' + b'ACGT'*200_000)
+    with pytest.raises(InputError, match=r'record 2 \(chr1\): too long'): list(read_batches(tmp_path/'t.fasta'))
+
+
+# one reader, two policies
+
+BASES = 'ACGTTGCAAC'*8
+FASTA, CSV = f'>P1;tax=g:A\xebdes;\n{BASES}\n>P2 a moth\n{BASES[:70]}\n', f'processid,dna_barcode\nP1,{BASES}\nP2,{BASES[:70]}\n'
+SHARED = {
+    'byte-order mark': ('t.fasta', b'\xef\xbb\xbf' + FASTA.encode()),
+    'blank lines first': ('t.fasta', b'\n \n' + FASTA.encode()),
+    'Latin-1': ('t.fasta', FASTA.encode('latin-1')),
+    'carriage returns': ('t.fasta', FASTA.replace('\n', '\r').encode()),
+    'table with carriage returns': ('t.csv', CSV.replace('\n', '\r').encode()),
+    'FASTA called CSV': ('t.csv', FASTA.encode()),
+    'zipped FASTA': ('t.zip', zipped(t_fasta=FASTA)),
+    'zipped table': ('t.fasta', zipped(t_csv=CSV)),
+    'Parquet by another name': ('t.pq', parquet(CSV.encode())),
+}
+
+@pytest.mark.parametrize('case', SHARED)
+def test_both_policies_read_the_same(tmp_path, case):
+    name, content = SHARED[case]
+    (tmp_path/name).write_bytes(content)
+    table = pl.concat(read_batches(tmp_path/name))
+    (ids, sequences), = read_sequences(tmp_path/name, faults := Faults())
+    assert table['dna_barcode'].to_list() == sequences == [BASES, BASES[:70]] and set(faults.counts) <= {'odd id'}
+    assert table['processid'].to_list() == [i.partition(';')[0] for i in ids] == ['P1', 'P2']
+    if name == 't.fasta' and 'table' not in case: assert table['genus'].to_list() == ['A\xebdes', None]
+
+
+def test_a_pipe_is_read(tmp_path):
+    import os, threading
+    os.mkfifo(pipe := tmp_path/'pipe')
+    writer = threading.Thread(target=pipe.write_bytes, args=(gzip.compress(FASTA.encode()),))
+    writer.start()
+    assert pl.concat(read_batches(pipe))['processid'].to_list() == ['P1', 'P2']
+    writer.join()
 
 
 def test_not_there(tmp_path):

@@ -6,10 +6,10 @@ import polars as pl, pytest
 from hypothesis import given, settings, strategies as st
 from xopen import xopen
 
-from barcodemae.data import read as data
-from barcodemae.data import query as sequences
+from barcodemae.data import files
 from barcodemae.core import InputError
-from barcodemae.data.query import FAULTS, KEPT, LONGEST, Faults, clean_sequence, read_sequences
+from barcodemae.data.faults import FAULTS, KEPT, LONGEST, Faults
+from barcodemae.data.query import clean_sequence, read_sequences
 
 rng = random.Random(0)
 COI = [''.join(rng.choices('ACGT', k=120)) for _ in range(12)]
@@ -95,18 +95,18 @@ def test_line_ends(tmp_path, kind, end):
 @pytest.mark.parametrize('size', [16, 64, 100, 1000])
 @pytest.mark.parametrize('kind', GOOD)
 def test_pieces_end_anywhere(tmp_path, monkeypatch, size, kind):
-    monkeypatch.setattr(sequences, 'SIZE', size)
+    monkeypatch.setattr(files, 'SIZE', size)
     content = GOOD[kind].replace(b'\n', b'\r\n')
     assert read(tmp_path/'q', content)[:2] == (IDS, COI)
     assert read(tmp_path/'q', gzip.compress(content))[:2] == (IDS, COI)
 
 
 def test_a_line_end_may_lie_between_pieces(monkeypatch):
-    monkeypatch.setattr(sequences, 'SIZE', 8)
+    monkeypatch.setattr(files, 'SIZE', 8)
     content = b'a\r\nbc\r\nd\re\n\r\r\nfgh\r\n\nij\r'
     for i in range(9):
         padded = b'x'*i + content
-        assert b''.join(sequences._unpacked(io.BytesIO(padded), 'q')) == '\n'.join(padded.decode().splitlines()).encode() + b'\n'
+        assert b''.join(files._plain_ends(files._unpacked(io.BytesIO(padded), 'q'))) == '\n'.join(padded.decode().splitlines()).encode() + b'\n'
 
 
 @given(st.text('ACGTNRYSWKMBDHV', max_size=130), st.integers(1, 12), st.randoms(use_true_random=False), st.sampled_from(['', '*', '**\n']))
@@ -366,7 +366,7 @@ def mutated(content, rng):
 
 def test_no_file_breaks_it(tmp_path, monkeypatch):
     "10,000 mutated files give barcodes, faults or `InputError`, and nothing else."
-    monkeypatch.setattr(sequences, 'SIZE', 1024) # several pieces a file
+    monkeypatch.setattr(files, 'SIZE', 1024) # several pieces a file
     rng, path = random.Random(0), tmp_path/'q'
     seeds = [p(c) for p in (bytes, gzip.compress, zstd) for c in (fasta(IDS[:6]), fastq(IDS[:6]), table(n=6))]
     seeds += [fasta(), fastq(), gzip.compress(fasta()), zstd(fastq()), bz2.compress(fasta()), lzma.compress(fastq())]*2 # fewer tables: they take longest

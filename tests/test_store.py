@@ -187,7 +187,7 @@ LIGHT = """
 import sys
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.partition('.')[0] in ('polars', 'dnaio', 'xopen', 'fastcluster', 'edlib', 'nbdev', 'IPython', 'papermill', 'matplotlib', 'seaborn'):
+        if name.partition('.')[0] in ('polars', 'xopen', 'fastcluster', 'edlib', 'nbdev', 'IPython', 'papermill', 'matplotlib', 'seaborn'):
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
 import numpy as np, torch

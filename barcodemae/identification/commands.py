@@ -18,7 +18,8 @@ from ..settings import find_dataset, load_settings
 from ..compute import machine_record, probe_compute
 from ..data.read import RANKS
 from ..data.store import WIDTH, load_dataset, need_splits
-from ..data.query import Faults, read_sequences
+from ..data.faults import Faults
+from ..data.query import read_sequences
 from .sites import site_features
 from .model import Model, save_model
 from .reference import Reference, make_reference
