@@ -22,10 +22,10 @@ GROUPS = { # what it is for -> {command: module, and function where it is not `m
     'Train an encoder (train, evaluate; fit makes it identify)': dict(
         train='training.commands:train', evaluate='training.commands:evaluate',
         finetune='training.commands:finetune', fit='identification.commands:fit',
-        share='training.commands:share'),
+        share='training.hub'),
     'Study many of them': dict(
         sweep='training.sweep', batch='training.distributed', cnn='bench.cnn', bench='bench.run',
-        report='evaluation.report'),
+        report='training.commands:report'),
     'This machine': dict(doctor='identification.commands:doctor', completion='cli:completion')}
 COMMANDS = {name: place for group in GROUPS.values() for name, place in group.items()}
 
