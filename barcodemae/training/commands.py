@@ -27,9 +27,9 @@ class Results(dict):
         simulated = ' (simulated barcodes)' if self['simulated'] else ''
         lines = [f"{self['dataset']}{simulated}, {self['variant']}, seed {self['seed']}, "
                  f"{self['barcodes_seen']:,} barcodes seen in {self['seconds_training'] / 60:.1f} min"]
-        ranks = dict.fromkeys(row['rank'] for row in self.get('knn', []))
-        lines += [table(self, rank) for rank in ranks]
-        return '\n'.join(lines + [verdict(self)] * ('genus' in ranks))
+        asked = [(row['rank'], row['query']) for row in self.get('knn', [])]
+        lines += [table(self, rank) for rank in dict.fromkeys(rank for rank, _ in asked)]
+        return '\n'.join(lines + [verdict(self)] * (('genus', 'test_unseen') in asked))
 
 # %% ../../nbs/training/commands.ipynb #3c55cda7
 def _value(text): # of a setting: '10' -> 10, 'true' -> True
