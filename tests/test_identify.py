@@ -10,6 +10,7 @@ from barcodemae.embedding.columns import nearest_rows
 from barcodemae.identification.confidence import fit_calibration, probability
 from barcodemae.identification.taxa import TAXA, assign_taxa
 from barcodemae.identification.classifier import Identifier
+from barcodemae.identification.cluster import single_linkage
 from barcodemae.evaluation.knn import untrained_encoder
 from barcodemae.model.mae import BarcodeMAEConfig
 from barcodemae.identification.model import DEFAULT_MODEL, Model
@@ -31,7 +32,7 @@ def world(tmp_path_factory): # a model, a reference and query files of the demo
     shape = dict(k=4, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
     untrained_encoder(BarcodeMAEConfig(**shape, reference=consensus(some))).save_pretrained(place/'run')
     model = tool.fit(place/'run', 'demo', place/'model', quiet=True)
-    tool.index('demo', place/'reference', place/'model', ('train',), quiet=True)
+    tool.index('demo', place/'reference', model=place/'model', splits=('train',), quiet=True)
     rows = store.rows('test')[:40]
     write_fasta(place/'q.fasta', store.sequences(rows), 'q{}')
     return dict(place=place, store=store, model=model, rows=rows, barcodes=store.sequences(rows))
@@ -205,8 +206,8 @@ def test_compressed_standard_input_and_both_strands(world, monkeypatch):
 
 def test_killed_run_resumes_and_another_question_does_not(world, monkeypatch):
     base = (*ASK, '-o', 'long.tsv')
-    real, asked = tool.answer, []
-    monkeypatch.setattr(tool, 'answer', lambda *a, **k: real(*a, **k, batch=10))
+    real, asked = tool.write_answers, []
+    monkeypatch.setattr(tool, 'write_answers', lambda *a, **k: real(*a, **k, batch=10))
     one = Identifier.block
     def dies(self, names, bases):
         asked.append(len(names))
@@ -237,12 +238,12 @@ def test_many_copies_and_short_barcodes_are_grouped(world):
     other = next(b for b, g in zip(world['barcodes'], genus) if g != genus[0])
     a, far = world['model'].align([world['barcodes'][0], other])
     b = a.copy(); b[300] = (a[300] + 1) % 4
-    link = lambda rows: tool.link(world['model'], np.array(rows)).tolist()
-    assert set(link([a] * 100 + [b] * 100)) == {0}
+    linked = lambda rows: single_linkage(world['model'], np.array(rows)).tolist()
+    assert set(linked([a] * 100 + [b] * 100)) == {0}
     def cut(x, n): short = np.full_like(x, 5); short[200:200 + n] = x[200:200 + n]; return short
-    assert link([cut(a, 130), cut(b, 130), cut(a, 120), cut(far, 130)]) == [0, 0, 0, 1]
+    assert linked([cut(a, 130), cut(b, 130), cut(a, 120), cut(far, 130)]) == [0, 0, 0, 1]
     chimera = far.copy(); chimera[200:330] = a[200:330]         # a short barcode fits both, but ties none
-    groups = link([a, chimera, cut(a, 130)])
+    groups = linked([a, chimera, cut(a, 130)])
     assert groups[0] != groups[1]
 
 def test_json_is_json_and_a_folder_is_no_file(world, capsys):
@@ -272,7 +273,7 @@ def test_embed_cluster_plot(world):
     assert store.labels('genus', world['rows'])[0] in (place/'map.html').read_text()
 
 def test_train_and_fit(world):
-    "Without the notebook, the functions that it calls train."
+    "The whole way from barcodes to a model that identifies, as commands."
     source = world['store'].meta['source']
     settings = ('-p', 'steps', 2, '-p', 'registered', 'true', '-p', 'hidden_size', 16)
     assert run(world, 'train', '-o', 'trained', '--preset', 'demo', '--dataset', source, *settings) == 0
@@ -309,14 +310,6 @@ def test_bad_input_ends_in_one_line(world, arguments, said, capsys):
     err = capsys.readouterr().err
     assert said in err and 'Fix:' in err and 'Traceback' not in err
 
-def test_a_full_pipe_and_no_torch_for_help():
-    code = 'import sys; from barcodemae.cli import parser; parser(); sys.exit("torch" in sys.modules)'
-    assert subprocess.run([sys.executable, '-c', code]).returncode == 0
-    for words in ([], ['no-such'], ['identify'], ['identify', 'q', '--reference', 'r', '--format', 'pdf'],
-                  ['embed', 'q', '--threads', '0']):
-        with pytest.raises(SystemExit) as end: cli.main(words)
-        assert end.value.code not in (0, None)
-
 def test_the_model_of_the_library_opens_everywhere(world):
     "As a `Model`, and by transformers' own classes; small, with its card and licence."
     from transformers import AutoModel, AutoTokenizer
@@ -343,11 +336,11 @@ def test_installed_command(world, capsys):
     assert 'barcodemae' in ask('--version').stdout
     said = ask('doctor').stdout
     assert 'torch' in said and 'Model encoder' in said
-    assert run(world, 'index', source, '-o', 'made', '--split', 'val', '--split', 'train', *how) == 0
+    assert run(world, 'index', source, '-o', 'made', '--splits', 'val', 'train', *how) == 0
     words = ('identify', '-', '--reference', 'made', '--format', 'json', '--strand', 'both', '--strict', *how)
     hits = ask(*words, stdin=(world['place']/'q.fasta').read_text()).stdout
     assert len(json.loads(hits)) == 40
-    assert run(world, 'index', source, '-o', 'made', '--split', 'test', '--model', 'model') == 0 # it grows
+    assert run(world, 'index', source, '-o', 'made', '--splits', 'test', '--model', 'model') == 0 # it grows
     assert 'added' in capsys.readouterr().err
     assert run(world, 'cluster', 'q.fasta', '--number', '3', '--format', 'tsv', '--strict', *how) == 0
     assert capsys.readouterr().out.startswith('query\tcluster\tsize\tstrand\n')

@@ -1,4 +1,4 @@
-"""Guards for barcodemae.bench.transformer_models: outputs of the authors' code, wrong checkpoints, batches, gradients, public sizes, letters."""
+"""Guards for third-party transformers in barcodemae.bench: outputs of the authors' code, wrong checkpoints, batches, gradients, public sizes, letters."""
 import copy, json, os, shutil
 from pathlib import Path
 
@@ -12,9 +12,13 @@ from barcodemae.bench.registry import SYSTEMS, load, systems
 from barcodemae.bench.weights import read_weights
 from barcodemae.compute import Compute
 from barcodemae.core import InputError
-from barcodemae.bench.transformer_models import MosaicBert, NucleotideTransformer, TransformerEmbedder
-from barcodemae.bench.transformer_models import alibi_slopes, kmer_tokens, load_bert, sixmer_vocab
-from barcodemae.bench.transformer_models import sixmer_tokens
+from barcodemae.bench.dnabert import MosaicBert
+from barcodemae.bench.nucleotide_transformer import NucleotideTransformer
+from barcodemae.bench.barcodebert import TransformerEmbedder
+from barcodemae.bench.dnabert import alibi_slopes
+from barcodemae.bench.barcodebert import kmer_tokens, load_bert
+from barcodemae.bench.nucleotide_transformer import sixmer_vocab
+from barcodemae.bench.nucleotide_transformer import sixmer_tokens
 
 FIXTURES = Path(os.environ.get('BARCODEMAE_FIXTURES', Path(__file__).parents[1].parent/'shared/fixtures'))
 CPU = Compute(torch.device('cpu'), torch.float32)
@@ -212,7 +216,7 @@ def test_tokenizer_must_be_there_and_fit(tmp_path):
     (folder/'tokenizer.json').write_text('{}')
     with pytest.raises(InputError, match='tokenizer cannot be read'): load('dnabert2', folder, CPU)
     (folder/'tokenizer.json').unlink()
-    with pytest.raises(InputError, match='vocabulary of the model are missing'): load('dnabert2', folder, CPU)
+    with pytest.raises(InputError, match='vocabulary of the model is missing'): load('dnabert2', folder, CPU)
 
 
 class Stranger:

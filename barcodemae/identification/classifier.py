@@ -7,6 +7,7 @@ __all__ = ['FAR', 'FAR_OF_FEW', 'NEAR', 'LEAST_SHARE', 'NOVEL', 'no_name_flag', 
 
 # %% ../../nbs/identification/classifier.ipynb #cade5322
 from dataclasses import dataclass
+from typing import Literal
 import numpy as np, polars as pl
 from fastcore.basics import patch
 from ..core import InputError
@@ -45,10 +46,10 @@ def no_name_flag(
 @dataclass
 class Ask:
     "Options of an `Identifier`. Raises `InputError` for a value out of range."
-    strand: str = 'both'     # or plus, minus: the other one is not tried
-    expect_new: float = .5   # share of queries whose species the reference lacks, between 0 and 1
-    cutoff: float = .9       # confidence that the columns `taxon` and `rank` need, from 0 to 1
-    hits: int = 0            # so many best references per query (at most 64) in place of an answer
+    strand: Literal['both', 'plus', 'minus'] = 'both' # of the sequences; both: found for each of them
+    expect_new: float = .5   # share of queries whose species the reference is believed to lack
+    cutoff: float = .9       # confidence that a name needs to stand in the column taxon
+    hits: int = 0            # so many best references of each query, in place of an answer
 
     def __post_init__(self):
         fixes = dict(expect_new='give a share between 0 and 1', cutoff='give a share from 0 to 1',

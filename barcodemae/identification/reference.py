@@ -53,11 +53,11 @@ class Reference:
     `number[rank]`: (R,) int64, the index of each barcode's name, -1 for none.
     Raises `InputError` where there is no reference, or one that is damaged or of another model or format."""
     def __init__(self,
-        folder, # of `make_reference` or `barcodemae index`
-        model:Model, # the one that made it
+        folder, # made by `make_reference` or `barcodemae index`
+        model:Model=None, # that made it; the one that comes with the library when absent
     ):
-        self.folder, self.model = Path(folder), model
-        self.meta = _read_meta(self.folder, model)
+        self.folder, self.model = Path(folder), model or Model()
+        self.meta = _read_meta(self.folder, self.model)
         self.open()
 
 # %% ../../nbs/identification/reference.ipynb #7bd3a1f5
