@@ -88,7 +88,7 @@ def load_barcodemamba(
     try:
         (heads,), (channels, _, taps), (_, inner) = (
             shape(f'layers.0.mixer.{n}') for n in ('A_log', 'conv1d.weight', 'out_proj.weight'))
-        (letters, width), (mlp, _) = (
+        (tokens, width), (mlp, _) = (
             shape(n) for n in ('embeddings.word_embeddings.weight', 'layers.0.mlp.fc1.weight'))
     except (KeyError, ValueError) as e:
         raise InputError(f'missing or misshapen: {e}', file=path, fix=fix) from None
@@ -97,7 +97,7 @@ def load_barcodemamba(
         raise InputError(f'sizes do not go together: {sizes}', file=path, fix=fix)
     depth = 1 + max(int(m[1]) for n in weights if (m := re.match(r'layers\.(\d+)\.', n)))
     sizes = width, depth, heads, (channels - inner) // 2, taps
-    return fit_weights(BarcodeMamba(*sizes, inner=mlp, letters=letters), weights, path)
+    return fit_weights(BarcodeMamba(*sizes, inner=mlp, vocab_size=tokens), weights, path)
 
 # %% ../../nbs/bench/barcodemamba.ipynb #76265d5c
 _unsure = ('The licence of the weights was not seen, nor whether they have a hub page of their own. '

@@ -14,7 +14,7 @@ from ..embedding.embedder import Embedder
 from .registry import System, register
 from .weights import fit_weights, read_weights
 from ..core import InputError
-from ..model.hyena import LETTERS, HyenaDNA, base_ids
+from ..model.hyena import BASE_IDS, HyenaDNA, base_ids
 
 # %% ../../nbs/bench/hyenadna.ipynb #4567d1c6
 def read_config(
@@ -65,7 +65,7 @@ def load_hyenadna(
     config = read_config(path, (*sizes, 'd_inner', 'vocab_size'), hyena_order=2, short_filter_order=3,
                          use_bias=True)
     model = HyenaDNA(*(config[key] for key in sizes), config.get('num_inner_mlps', 2),
-                     inner=config['d_inner'], letters=padded_bases(config),
+                     inner=config['d_inner'], vocab_size=padded_bases(config),
                      eps=config.get('layer_norm_epsilon', 1e-5), dropout=config.get('embed_dropout', .1))
     own = lambda name: name.removeprefix('hyena.backbone.').removeprefix('lm_')
     weights = {own(name): t for name, t in read_weights(path).items()}
@@ -89,7 +89,7 @@ class HyenaEmbedder(Embedder):
     ) -> list:
         "Ids of bases and [SEP], [PAD] before them where it is asked for."
         ids = base_ids(barcode)
-        return [LETTERS['[PAD]']] * (self.pad_to - len(ids)) * bool(ids) + ids
+        return [BASE_IDS['[PAD]']] * (self.pad_to - len(ids)) * bool(ids) + ids
 
 # %% ../../nbs/bench/hyenadna.ipynb #491d58de
 @patch
@@ -98,7 +98,7 @@ def vectors(self:HyenaEmbedder,
     mask, # (B, T) bool, True at tokens
 ) -> torch.Tensor: # (B, D)
     "The mean over all but padding."
-    keep = (mask & (ids != LETTERS['[PAD]']))[..., None]
+    keep = (mask & (ids != BASE_IDS['[PAD]']))[..., None]
     return (self.model(ids).float() * keep).sum(1) / keep.sum(1)
 
 # %% ../../nbs/bench/hyenadna.ipynb #e8caa42e

@@ -21,7 +21,7 @@ from ..data.store import BarcodeStore
 from ..model.tokenizer import FIRST_KMER, kmer_ids
 from ..data.align import align_to_gene
 from ..model.cpu_layers import use_cpu_kernels
-from ..model.mae import BarcodeEncoder, BarcodeMAEForPreTraining, guess, random_masking
+from ..model.mae import BarcodeEncoder, BarcodeMAEForPreTraining, predict_masked, random_masking
 from ..model.sequence import load_encoder
 from .pretrain import Batches, RunFolder, accelerator_on, seed_step
 from ..evaluation.knn import query_rows
@@ -87,12 +87,12 @@ class JointClassifier(nn.Module):
         m = random_masking(ids, mask, p.config.mask_ratio if self.training else 0.)
         words = torch.cat([self.cls.expand(B, 1, -1), self.encoder.get_input_embeddings()(ids.gather(1, m.kept))], 1)   # (B, 1 + K, D)
         place = F.pad(m.kept, (1, 0), value=p.config.max_position_embeddings - 1)                                       # [CLS] has the last place
-        states = self.encoder(inputs_embeds=words, attention_mask=F.pad(m.kept_used, (1, 0), value=True), position_ids=place).last_hidden_state
+        states = self.encoder(inputs_embeds=words, attention_mask=F.pad(m.kept_valid, (1, 0), value=True), position_ids=place).last_hidden_state
         logits = {rank: head(states[:, 0]) for rank, head in self.heads.items()}
         if not self.training: return logits
         hidden = p.decode(states[:, 1:], mask, m).gather(1, m.masked[..., None].expand(-1, -1, p.decoder.config.hidden_size))
         labels = (ids.gather(1, m.masked) - FIRST_KMER).masked_fill(~m.masked_valid, -100)
-        return logits, guess(hidden, p.head, labels, False).loss
+        return logits, predict_masked(hidden, p.head, labels, False).loss
 
 # %% ../../nbs/training/finetune.ipynb #8f5d9a1a
 class Tuner:
