@@ -10,13 +10,13 @@ from barcodemae.embedding.columns import nearest_rows
 from barcodemae.identification.confidence import fit_calibration, probability
 from barcodemae.identification.taxa import TAXA, assign_taxa
 from barcodemae.identification.classifier import Identifier
+from barcodemae.identification.cluster import single_linkage
 from barcodemae.evaluation.knn import untrained_encoder
 from barcodemae.model.mae import BarcodeMAEConfig
 from barcodemae.identification.model import DEFAULT_MODEL, Model
 from barcodemae.identification.reference import Reference, Rows, make_reference
 from barcodemae.data.align import consensus
 from barcodemae.data.noise import reverse_complement
-from barcodemae.identification.cluster import single_linkage
 from barcodemae.identification.sites import bit_planes, differences
 from barcodemae.data.store import load_dataset
 
@@ -32,7 +32,7 @@ def world(tmp_path_factory): # a model, a reference and query files of the demo
     shape = dict(k=4, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
     untrained_encoder(BarcodeMAEConfig(**shape, reference=consensus(some))).save_pretrained(place/'run')
     model = tool.fit(place/'run', 'demo', place/'model', quiet=True)
-    tool.index('demo', place/'reference', ('train',), model=place/'model', quiet=True)
+    tool.index('demo', place/'reference', model=place/'model', splits=('train',), quiet=True)
     rows = store.rows('test')[:40]
     write_fasta(place/'q.fasta', store.sequences(rows), 'q{}')
     return dict(place=place, store=store, model=model, rows=rows, barcodes=store.sequences(rows))

@@ -47,9 +47,9 @@ def no_name_flag(
 class Ask:
     "Options of an `Identifier`. Raises `InputError` for a value out of range."
     strand: Literal['both', 'plus', 'minus'] = 'both' # of the sequences; both: found for each of them
-    expect_new: float = .5   # share of queries whose species the reference lacks, between 0 and 1
-    cutoff: float = .9       # confidence that the columns `taxon` and `rank` need, from 0 to 1
-    hits: int = 0            # so many best references per query (at most 64) in place of an answer
+    expect_new: float = .5   # share of queries whose species the reference is believed to lack
+    cutoff: float = .9       # confidence that a name needs to stand in the column taxon
+    hits: int = 0            # so many best references of each query, in place of an answer
 
     def __post_init__(self):
         fixes = dict(expect_new='give a share between 0 and 1', cutoff='give a share from 0 to 1',
@@ -100,41 +100,41 @@ def _names(self:Identifier, assigned, rank, n):
 
 @patch
 def __call__(self:Identifier,
-    names, # Q ids
+    ids, # Q str
     barcodes, # Q str of A, C, G, T, N (U is T), of any length, on either strand
     block:int=1024, # queries at a time
 ) -> pl.DataFrame: # Q rows (with `Ask.hits` up to so many per query), see `columns`
     "The answers. Raises `InputError` where ids and barcodes differ in number, or a barcode is no str."
-    names, barcodes = _checked(list(names), list(barcodes))
-    frames = [self.block(names[i:i + block], barcodes[i:i + block]) for i in range(0, len(names), block)]
+    ids, barcodes = _checked(list(ids), list(barcodes))
+    frames = [self.block(ids[i:i + block], barcodes[i:i + block]) for i in range(0, len(ids), block)]
     return pl.concat(frames) if frames else pl.DataFrame(schema=self.columns)
 
 # %% ../../nbs/identification/classifier.ipynb #9cd3f147
-def _checked(names, barcodes): # the same, barcodes in upper case
-    if len(names) != len(barcodes):
-        raise InputError(f'{len(names)} ids and {len(barcodes)} barcodes', fix='give an id for each')
-    for name, barcode in zip(names, barcodes):
+def _checked(ids, barcodes): # the same, barcodes in upper case
+    if len(ids) != len(barcodes):
+        raise InputError(f'{len(ids)} ids and {len(barcodes)} barcodes', fix='give an id for each')
+    for name, barcode in zip(ids, barcodes):
         if not isinstance(barcode, str):
             raise InputError('this barcode is no text', record=name, fix='give a str')
-    return [str(n) for n in names], [b.upper().replace('U', 'T') for b in barcodes]
+    return [str(i) for i in ids], [b.upper().replace('U', 'T') for b in barcodes]
 
 # %% ../../nbs/identification/classifier.ipynb #5cba7172
 @patch
 def block(self:Identifier,
-    names:list, # Q ids
+    ids:list, # Q str
     barcodes:list, # Q str
 ) -> pl.DataFrame: # as `__call__` gives it
     "The answers to one batch."
     batch, assigned = self.search(barcodes)
     if self.ask.hits:
-        return self.hit_table(names, batch)
+        return self.hit_table(ids, batch)
     why = no_name_flag(batch)
-    blank, Q = why != '', len(names)
+    blank, Q = why != '', len(ids)
     sure, new = self._confidence(batch, assigned)
     taken = {rank: np.where(blank, '', self._names(assigned, rank, Q)) for rank in assigned}
     sure = {rank: np.where(taken[rank] == '', np.nan, sure[rank]) for rank in assigned}
     new = {rank: np.where(blank, np.nan, new[rank]) for rank in assigned}
-    out = dict(query=list(names)) | self.best(batch, blank) | dict(novel=_highest_novel(new, Q))
+    out = dict(query=list(ids)) | self.best(batch, blank) | dict(novel=_highest_novel(new, Q))
     for rank in assigned:
         out |= {rank: taken[rank], f'{rank}_confidence': sure[rank].round(4)}
     out |= {f'{rank}_novelty': new[rank].round(4) for rank in NOVEL if rank in assigned}
@@ -215,7 +215,7 @@ def ambiguous(self:Identifier,
 # %% ../../nbs/identification/classifier.ipynb #8b519904
 @patch
 def hit_table(self:Identifier,
-    names, # Q ids
+    ids:list, # Q str
     batch:QueryBatch, # Q queries
 ) -> pl.DataFrame: # a row for each hit, see `columns`
     "The best references of each query, in order."
@@ -224,7 +224,7 @@ def hit_table(self:Identifier,
     identity, overlap = _identity(batch.bases[:, None], self.reference.bases[rows])
     keep = (np.isfinite(batch.found.score[:, :n]) & ~blank[:, None]).ravel()
     labels = self.reference.labels[rows.ravel()[keep]]
-    first = dict(query=np.repeat(np.array(names, object), n)[keep].tolist(),
+    first = dict(query=np.repeat(np.array(ids, object), n)[keep].tolist(),
                  hit=np.tile(np.arange(1, n + 1), len(rows))[keep], reference=labels['processid'],
                  identity=identity.ravel()[keep].round(2), overlap=overlap.ravel()[keep],
                  bin=labels['dna_bin'].fill_null(''))

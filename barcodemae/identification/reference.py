@@ -53,8 +53,8 @@ class Reference:
     `number[rank]`: (R,) int64, the index of each barcode's name, -1 for none.
     Raises `InputError` where there is no reference, or one that is damaged or of another model or format."""
     def __init__(self,
-        folder, # of `make_reference` or `barcodemae index`
-        model:Model=None, # the one that made it; that of the library when absent
+        folder, # made by `make_reference` or `barcodemae index`
+        model:Model=None, # that made it; the one that comes with the library when absent
     ):
         self.folder, self.model = Path(folder), model or Model()
         self.meta = _read_meta(self.folder, self.model)
