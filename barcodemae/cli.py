@@ -120,7 +120,7 @@ def _train(a): # the notebook where it is at hand, else the functions that it ca
         from barcodemae.training.distributed import main as batch
         return batch([str(notebook), os.path.join(a.out, '04_train.ipynb'), '-p', 'run_dir', os.path.abspath(a.out), *(o for pair in settings.items() for o in ('-p', *pair))])
     import json
-    from barcodemae.evaluation.knn import evaluate_run
+    from barcodemae.evaluation.run import evaluate_run
     from barcodemae.training.config import make_config
     from barcodemae.data.store import load_dataset
     from barcodemae.training.pretrain import train

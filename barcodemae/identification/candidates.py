@@ -11,7 +11,8 @@ __all__ = ['LIST', 'CROWD', 'CAP', 'KEPT', 'LONGEST', 'COSINE', 'DIFFERENT', 'SH
 from dataclasses import dataclass
 import numpy as np, torch
 from torch.nn import functional as F
-from ..embedding.columns import column_vectors, nearest_rows
+from ..embedding.columns import column_vectors
+from ..embedding.neighbours import nearest
 from ..core import InputError, progress
 from .reference import Reference
 from .sites import FEATURES, site_features
@@ -39,7 +40,7 @@ def _first(good, n): # (Q, m) bool -> (Q, n) places of the first good ones, then
 
 # %% ../../nbs/identification/candidates.ipynb #a35e3eea
 def _capped(reference, vectors, wide, n, without): # the best n of `wide`, at most CROWD of a species
-    rows, cosine = nearest_rows(vectors, reference.matrix, wide, without)
+    rows, cosine = nearest(vectors, reference.matrix, wide, without, normalised=True)
     good = within_cap(reference.crowd[rows], CROWD) & (cosine > -1.5)
     first = _first(good, n)
     rows, cosine, good = (np.take_along_axis(x, first, 1) for x in (rows, cosine, good))
@@ -50,7 +51,7 @@ def nearest_columns(
     reference:Reference,
     vectors:np.ndarray, # (Q, D) of `column_vectors`
     n:int, # how many; fewer where the reference has fewer
-    without=None, # see `nearest_rows`
+    without=None, # see `nearest`
     wide=None, # how many are looked at, twice `n` and more where absent
 ) -> tuple: # rows (Q, n) int64 and cosine (Q, n) float32, -2 where there is none
     "The nearest references, at most `CROWD` of a species."
@@ -105,7 +106,7 @@ def short_list(
     reference:Reference,
     bases:np.ndarray, # (Q, 660) on the columns of the gene
     weights=None, # (9,) of `fit_ranking`; without them the cosine decides
-    without=None, # see `nearest_rows`
+    without=None, # see `nearest`
     n=KEPT, # kept of the list, `CAP` of a species at most; None: `LIST` without a cap
 ) -> ShortList: # best first
     "The nearest by columns, compared site by site and put in order."
