@@ -26,13 +26,13 @@ def learn(store, run, variant, dropout, steps):
     config = make_config('demo', variant=variant, steps=int(steps), dropout=float(dropout), hidden_size=16,
                          decoder_hidden_size=16, batch_size=9, random_offset=True, registered=True,
                          checkpoint_steps=7, validations=2, log_steps=2)
-    train(config, BarcodeStore.open(store), run, CPU)
+    train(config, BarcodeStore(store), run, CPU)
 
 
 def vectors(store, out, dtype):
     torch.manual_seed(0)
     shape = dict(k=4, hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2)
-    encoder, store = BarcodeEncoder(BarcodeMAEConfig(**shape)).eval(), BarcodeStore.open(store)
+    encoder, store = BarcodeEncoder(BarcodeMAEConfig(**shape)).eval(), BarcodeStore(store)
     compute, rows = Compute(torch.device('cpu'), getattr(torch, dtype)), store.rows('test_unseen', 'train')
     embed_table(encoder, store, out, rows=rows, shard=100, batch_size=32, compute=compute)
 
@@ -143,7 +143,7 @@ def test_tables_are_not_mixed(store, tmp_path):
     shape = dict(k=4, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1)
     def vectors_of(barcodes):
         encoder = untrained_encoder(BarcodeMAEConfig(**shape))
-        return embed_table(encoder, BarcodeStore.open(other(barcodes)), tmp_path/'out', compute=CPU)
+        return embed_table(encoder, BarcodeStore(other(barcodes)), tmp_path/'out', compute=CPU)
     vectors_of(some)
     with pytest.raises(InputError, match='another bases'): vectors_of([b[::-1] for b in some])
     (tmp_path/'out/manifest.json').unlink()

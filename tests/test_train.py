@@ -23,7 +23,7 @@ def store(tmp_path_factory): return prepare(find_dataset('demo'), tmp_path_facto
 
 def learn(path, run, variant): # in a process of its own
     torch.set_num_threads(1)
-    train(make_config('demo', variant=variant, steps=60, checkpoint_steps=7, dropout=.1, registered=True, **{**TINY, 'log_steps': 2}), BarcodeStore.open(path), run, CPU)
+    train(make_config('demo', variant=variant, steps=60, checkpoint_steps=7, dropout=.1, registered=True, **{**TINY, 'log_steps': 2}), BarcodeStore(path), run, CPU)
 
 
 @pytest.mark.parametrize('variant', ['mae', 'encoder_only'])

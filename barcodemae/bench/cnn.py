@@ -17,7 +17,7 @@ from ..core import InputError, atomic_path, progress, read_json, write_json
 from ..compute import keep_freed_memory, machine_record, probe_compute
 from ..settings import load_settings
 from ..data.store import PAD, WIDTH, load_dataset, pack
-from ..data.align import consensus, register as lay_on
+from ..data.align import align_to_gene, consensus
 from ..embedding.embedder import Embedder
 from .registry import System, register
 from .weights import fit_weights, read_weights
@@ -54,7 +54,7 @@ class BarcodeCNN(nn.Module):
         self.head = nn.Linear(config.features, len(self.classes))
 
     def place(self, bases, block=512): # (N, 660) packed bases -> (N, 660), column i holds site i
-        return torch.cat([lay_on(part, self.reference) for part in bases.split(block)])
+        return torch.cat([align_to_gene(part, self.reference) for part in bases.split(block)])
 
     def embed(self, bases): # (B, 660) codes -> (B, features)
         letters = F.one_hot(bases.long(), PAD + 1)[..., :PAD].mT.float()        # (B, 5, 660)

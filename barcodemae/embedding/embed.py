@@ -12,7 +12,7 @@ from ..compute import keep_freed_memory, probe_compute
 from ..settings import load_settings
 from ..data.store import PAD, unpack
 from ..model.tokenizer import FIRST_KMER, MAX_LENGTH, kmer_ids
-from ..data.align import register
+from ..data.align import align_to_gene
 from ..model.mae import BarcodeEncoder
 
 # %% ../../nbs/embedding/embed.ipynb #e954be81
@@ -21,7 +21,7 @@ def kmer_tokens(
     reference:str=None, # consensus that barcodes are aligned to, none where they are aligned already
 ): # function of (bases of a batch (B, L), their row numbers) to ids and mask (B, T)
     "What `embed` shows to an encoder."
-    return lambda bases, rows: kmer_ids(register(bases, reference), k)
+    return lambda bases, rows: kmer_ids(align_to_gene(bases, reference), k)
 
 def _lengths(bases): # (N,) up to the last base: an aligned barcode may begin late
     known = np.asarray(bases) != PAD

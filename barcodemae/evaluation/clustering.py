@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TARGETS', 'REDUCTIONS', 'ward_tree', 'cut', 'ward', 'agreement', 'umap_reduce', 'silhouettes', 'silhouette_curve',
            'estimate_clusters', 'ClusterRow', 'clustering_store_rows', 'clustering_rows', 'composition',
-           'draw_composition', 'harmonic_mean']
+           'draw_composition']
 
 # %% ../../nbs/06_clustering.ipynb #64025f57
 from dataclasses import asdict, dataclass
@@ -208,12 +208,3 @@ def draw_composition(
     ax.set(yticks=[], xlabel='barcodes')
     ax.invert_yaxis()
     return counts
-
-# %% ../../nbs/06_clustering.ipynb #8eaa5b5d
-def harmonic_mean(
-    accuracy:float, # percent
-    ami:float, # from about 0 to 1
-) -> float: # percent
-    "Of genus accuracy and BIN AMI (paper, Table 1)."
-    ami = 100 * max(ami, 0)
-    return 2 * accuracy * ami / (accuracy + ami) if accuracy + ami else 0.

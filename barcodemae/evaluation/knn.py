@@ -33,7 +33,7 @@ class AccuracyRow:
     ratio: float = None        # of masking: share of k-mers taken out, 0 to 1
     draw: int = None           # of masking: which random choice of k-mers
     n: int                     # queries
-    accuracy: float            # queries whose predicted label is right
+    accuracy: float            # share of queries whose predicted label is right
     low: float                 # lower end of the bootstrap 95 % interval over queries
     high: float                # its upper end
     balanced_accuracy: float   # mean over labels of the share of their queries that is right

@@ -23,8 +23,9 @@ from ..embedding.neighbours import WIDEST
 from .knn import QUERIES, UNSEEN, knn_rows, layer_rows, untrained_encoder
 from .report import accuracy_row, bin_ami
 from .linear_probe import PROBES, probe_rows
-from .clustering import TARGETS, clustering_rows, clustering_store_rows, harmonic_mean
+from .clustering import TARGETS, clustering_rows, clustering_store_rows
 from .masking import MODES, MaskingPlan, masking_rows
+from ..metrics import harmonic_mean
 
 # %% ../../nbs/evaluation/run.ipynb #11c24ffb
 ANALYSES = ('speed', 'knn', 'readings', 'clustering', 'probe', 'masking')  # in this order

@@ -19,9 +19,9 @@ from ..compute import Compute, keep_freed_memory, machine_record, probe_compute
 from ..core import InputError, atomic_path, progress, read_json, write_json
 from ..data.store import BarcodeStore
 from ..model.tokenizer import FIRST_KMER, kmer_ids
-from ..data.align import register
+from ..data.align import align_to_gene
 from ..model.cpu_layers import use_cpu_kernels
-from ..model.mae import BarcodeEncoder, BarcodeMAEForPreTraining, guess, random_masking
+from ..model.mae import BarcodeEncoder, BarcodeMAEForPreTraining, predict_masked, random_masking
 from ..model.sequence import load_encoder
 from .pretrain import Batches, RunFolder, accelerator_on, seed_step
 from ..evaluation.knn import query_rows
@@ -87,12 +87,12 @@ class JointClassifier(nn.Module):
         m = random_masking(ids, mask, p.config.mask_ratio if self.training else 0.)
         words = torch.cat([self.cls.expand(B, 1, -1), self.encoder.get_input_embeddings()(ids.gather(1, m.kept))], 1)   # (B, 1 + K, D)
         place = F.pad(m.kept, (1, 0), value=p.config.max_position_embeddings - 1)                                       # [CLS] has the last place
-        states = self.encoder(inputs_embeds=words, attention_mask=F.pad(m.kept_used, (1, 0), value=True), position_ids=place).last_hidden_state
+        states = self.encoder(inputs_embeds=words, attention_mask=F.pad(m.kept_valid, (1, 0), value=True), position_ids=place).last_hidden_state
         logits = {rank: head(states[:, 0]) for rank, head in self.heads.items()}
         if not self.training: return logits
         hidden = p.decode(states[:, 1:], mask, m).gather(1, m.masked[..., None].expand(-1, -1, p.decoder.config.hidden_size))
         labels = (ids.gather(1, m.masked) - FIRST_KMER).masked_fill(~m.masked_valid, -100)
-        return logits, guess(hidden, p.head, labels, False).loss
+        return logits, predict_masked(hidden, p.head, labels, False).loss
 
 # %% ../../nbs/training/finetune.ipynb #8f5d9a1a
 class Tuner:
@@ -121,7 +121,7 @@ class Tuner:
 
     def tokens(self, rows): # of the store -> ids and mask (B, T)
         bases = torch.as_tensor(np.ascontiguousarray(self.store.bases[rows])).to(self.accelerator.device)
-        return kmer_ids(register(bases, self.reference), self.k)
+        return kmer_ids(align_to_gene(bases, self.reference), self.k)
 
 # %% ../../nbs/training/finetune.ipynb #55110618
 @patch

@@ -26,7 +26,7 @@ from ..model.cpu_layers import compile_training, compiled, use_cpu_kernels
 from ..model.mae import random_masking
 from .optim import flush_denormals, make_optimizers
 from .config import TrainConfig, model_config
-from ..data.align import consensus, register
+from ..data.align import consensus, align_to_gene
 
 # %% ../../nbs/04_train.ipynb #e77a264a
 class Batches:
@@ -90,7 +90,7 @@ class Trainer:
 
     def aligned(self, bases, block=16384): # (N, 660) packed bases -> on the device, on the reference
         out = torch.from_numpy(np.array(bases)).to(self.accelerator.device)
-        for i in range(0, len(out), block): out[i:i + block] = register(out[i:i + block], self.reference)
+        for i in range(0, len(out), block): out[i:i + block] = align_to_gene(out[i:i + block], self.reference)
         return out
 
     def schedule(self, optimizer, steps, done=-1):
@@ -113,7 +113,7 @@ def step(self:Trainer, number, with_logits=False):
     mine, size = slice(a.process_index, None, a.num_processes), self.batches.size
     seed_step(c.seed, number)
     bases = self.bases[self.batches(number)[mine]]                                                  # (B, 660)
-    if not torch.is_tensor(bases): bases = register(torch.from_numpy(bases), self.reference)
+    if not torch.is_tensor(bases): bases = align_to_gene(torch.from_numpy(bases), self.reference)
     offset = torch.randint(0, c.k, (size,), device=a.device)[mine] if c.random_offset else None
     ids, mask = self.kmer_ids(bases, c.k, offset)                                                 # (B, T)
     hidden = random_masking(ids, mask, c.mask_ratio, torch.rand(size, ids.shape[1], device=a.device)[mine])
@@ -139,7 +139,7 @@ def validate(trainer:Trainer, bases:np.ndarray) -> dict: # (N, 660) packed bases
     with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
         for i, chunk in enumerate(chunks):
             seed_step(0, i)
-            ids, mask = kmer_ids(register(torch.from_numpy(chunk).to(device), trainer.reference), c.k)
+            ids, mask = kmer_ids(align_to_gene(torch.from_numpy(chunk).to(device), trainer.reference), c.k)
             with trainer.compute.autocast(): out = model(ids, mask)
             losses.append(out.loss.item() * len(chunk)); hits.append(masked_accuracy(out).item() * len(chunk))
     model.train()
