@@ -192,7 +192,7 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 import numpy as np, torch
 from barcodemae.compute import Compute
-from barcodemae.evaluation.knn import GenusProbe
+from barcodemae.evaluation.knn import GenusMonitor
 from barcodemae.embedding.embed import embed
 from barcodemae.embedding.neighbours import nearest
 from barcodemae.training.config import make_config
@@ -202,9 +202,9 @@ store, compute = load_dataset(sys.argv[1]), Compute(torch.device('cpu'), torch.f
 trainer = Trainer(make_config('demo', steps=2, registered=True, hidden_size=32), store, compute, 2)
 trainer.step(0)
 validate(trainer, np.array(store.bases[:20]))
-x = embed(trainer.encoder, store.bases[:50], store.labels('processid'), compute=compute)
+x = embed(trainer.encoder, store.bases[:50], compute=compute)
 assert (nearest(x, x)[0][:, 0] == np.arange(50)).mean() > .9 and set(store.labels('genus', store.rows('train'))) and store.rows('pretrain').size
-assert GenusProbe(store, compute, references=50, whiten=40)(trainer.encoder)
+assert GenusMonitor(store, compute, references=50, whiten=40)(trainer.encoder)
 """
 
 def test_training_and_neighbours_need_no_reader_of_tables(tmp_path):

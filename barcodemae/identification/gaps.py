@@ -9,7 +9,8 @@ __all__ = ['K', 'SAMPLING', 'GAP_OPEN', 'GAP_EXTEND', 'WINDOW', 'SUSPECT', 'BROK
 # %% ../../nbs/identification/gaps.ipynb #525623d3
 from dataclasses import dataclass
 import numpy as np, parasail
-from ..embedding.columns import column_vectors, nearest_rows
+from ..embedding.columns import column_vectors
+from ..embedding.neighbours import nearest
 from ..data.place import WEAK, Placed, _TURNED
 from ..data.store import PAD, WIDTH
 
@@ -216,7 +217,8 @@ ALIGNED = 4 # relatives with most k-mers in common, to which a suspect is aligne
 
 def _two_nearest(table, bases, pool, own): # (N, 2) rows of the pool; a single relative counts twice
     without = None if own is None else (np.arange(len(pool)), own)
-    rows, cosine = nearest_rows(column_vectors(table, bases), pool.vectors, 2, without)
+    vectors, n = column_vectors(table, bases), min(2, len(pool))
+    rows, cosine = nearest(vectors, pool.vectors, n, without, normalised=True)
     return np.where(cosine > -1.5, rows, rows[:, :1])[:, [0, -1]]
 
 # %% ../../nbs/identification/gaps.ipynb #902c008b
