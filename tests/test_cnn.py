@@ -139,4 +139,4 @@ def test_a_late_start_is_made_good(store, trained):
     there = late != 5
     assert there.sum() > len(barcode) - 20 and torch.equal(whole[there], late[there])
     assert 'reference' in read_json(trained[1]/'config.json') and len(load_cnn(trained[1]).reference) == 660
-    assert train_cnn(store, compute=CPU, config=SMALL, registered=False).reference is None
+    assert train_cnn(store, compute=CPU, config=SMALL, aligned=False).reference is None

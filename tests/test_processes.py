@@ -21,7 +21,7 @@ def store(tmp_path_factory): return prepare(find_dataset('demo'), tmp_path_facto
 
 def learn(store, run, variant, dropout, steps):
     config = make_config('demo', variant=variant, steps=int(steps), checkpoint_steps=7, dropout=float(dropout), hidden_size=16, decoder_hidden_size=16, batch_size=9,
-                         random_offset=True, registered=True, validations=2, log_steps=2)
+                         random_offset=True, aligned=True, validations=2, log_steps=2)
     train(config, BarcodeStore.open(store), run, Compute(torch.device('cpu'), torch.float32))
 
 
