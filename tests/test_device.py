@@ -1,7 +1,7 @@
 """What would go wrong on a GPU, found without one: tensors of device `meta` have shapes and no values.
 
 A mode watches each operation. It refuses tensors of two devices in one operation, kernels that only a CPU has
-and, inside a training step, whatever waits for a value (`.item()`, a copy to the CPU, indexing with a mask)."""
+and, inside a training step, whatever waits for a value (`.item()`, a copy to the CPU, a mask as an index)."""
 import contextlib, sys
 
 import numpy as np, pytest, torch

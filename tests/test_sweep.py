@@ -1,4 +1,4 @@
-"""Guards for barcodemae.training.sweep: grids, shared runs, a sweep that is killed, two at once, the command."""
+"""Guards for barcodemae.training.sweep: grids, shared runs, killed sweeps, two at once, the command."""
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
@@ -21,28 +21,31 @@ def test_the_grids_that_come_along():
             assert len({j.folder for j in jobs}) == len(jobs) > 1
             assert all((settings.root/f'nbs/{j.notebook}.ipynb').exists() for j in jobs)
     assert len(grid_jobs(find_grid('table1', settings), 'bioscan5m', 'bioscan5m', settings.runs)) == 15
-    presets = dict(demo='demo', coi_mini='mini', bioscan5m='bioscan5m', canada='bioscan5m') | {'my.csv': 'mini'}
+    presets = dict(demo='demo', coi_mini='mini', bioscan5m='bioscan5m', canada='bioscan5m')
+    presets['my.csv'] = 'mini'
     assert {dataset: preset_for(dataset) for dataset in presets} == presets
 
 
 def test_from_grid_to_parameters(tmp_path):
     (tmp_path/'g.ini').write_text(GRID)
     jobs = grid_jobs(tmp_path/'g.ini', 'demo', 'demo', tmp_path)
-    assert [j.parameters['seed'] for j in jobs] == [0, 0, 1, 1]                     # whole tables of fewer seeds first
+    assert [j.parameters['seed'] for j in jobs] == [0, 0, 1, 1] # whole tables of fewer seeds first
     assert jobs[0].name == 'mae_enc1-2_dec1-2_k6_steps3_seed0' and jobs[0].parameters['steps'] == 3
     assert jobs[1].parameters['steps'] == 0 and jobs[1].parameters['variant'] == 'encoder_only'
     assert jobs[0].parameters['overrides'] == dict(k=6, layers=1, heads=2, decoder_layers=1, decoder_heads=2)
 
 
 def test_models_and_what_starts_from_them(tmp_path):
-    grids = dict(a='[every]\nseed = 0, 1\nsteps = 5\n[demo]\nmodel = mae 1-2/1-2, encoder_only 2-2, untrained 1-2\n',
+    grids = dict(a='[every]\nseed = 0, 1\nsteps = 5\n'
+                   '[demo]\nmodel = mae 1-2/1-2, encoder_only 2-2, untrained 1-2\n',
                  b='[every]\nnotebook = training/finetune\nseed = 1\nsteps = 5\n'
                    '[demo]\nstart = mae 1-2/1-2, untrained 1-2\n',
                  c='[every]\nseed = 0\nsteps = 5\nanalyses = masking\n[demo]\nmodel = mae 1-2/1-2\n')
     for name, text in grids.items(): (tmp_path/f'{name}.ini').write_text(text)
     first, second, third = (grid_jobs(tmp_path/f'{g}.ini', 'demo', 'demo', tmp_path) for g in 'abc')
-    assert [j.name for j in first[:3]] == ['mae_enc1-2_dec1-2_k6_steps5_seed0', 'encoder_only_enc2-2_k6_steps5_seed0',
-                                           'untrained_enc1-2_k6_steps0_seed0']
+    assert [j.name for j in first[:3]] == [
+        'mae_enc1-2_dec1-2_k6_steps5_seed0', 'encoder_only_enc2-2_k6_steps5_seed0',
+        'untrained_enc1-2_k6_steps0_seed0']
     assert first[1].parameters['overrides'] == dict(k=6, layers=2, heads=2)
     assert first[1].parameters['variant'] == 'encoder_only'
     assert [j.needs.folder for j in second] == [first[3].folder, first[5].folder]
@@ -91,7 +94,8 @@ if not Path(run_dir, "pid").exists():
 def test_done_broken_and_elsewhere(tmp_path):
     notebook(tmp_path, WRITE)
     jobs, said = jobs_in(tmp_path, 4), []
-    results = dict(a0='{"knn": [], "readings": [], "clustering": []}', a1='{"knn": [', a2='{"knn": [], "readings": []}')
+    results = dict(a0='{"knn": [], "readings": [], "clustering": []}', a1='{"knn": [',
+                   a2='{"knn": [], "readings": []}')
     for name, text in results.items():
         (tmp_path/name).mkdir()
         (tmp_path/name/'results.json').write_text(text)
@@ -108,7 +112,7 @@ def test_a_job_waits_for_what_it_needs(tmp_path):
     late, early = jobs_in(tmp_path, 2)
     late.needs, said = early, []
     assert Sweep([late, early], tmp_path, [{}, {}], log=said.append).run() == {'done': ['a1', 'a0']}
-    parameters = dict(a=3, run_dir=str(tmp_path/'b')) # what it needs was made before, or by nobody: it is tried
+    parameters = dict(a=3, run_dir=str(tmp_path/'b')) # what it needs was made before, or by nobody
     absent = Job('b', tmp_path/'b', 'toy', parameters, ('clustering',), needs=early)
     assert Sweep([absent], tmp_path, [{}], log=said.append).run() == {'done': ['b']}
 
@@ -138,8 +142,9 @@ def test_a_killed_sweep_takes_its_notebooks_along_and_the_next_goes_on(tmp_path)
 def test_command(tmp_path):
     (tmp_path/'g.ini').write_text(GRID)
     def command(*a):
-        return subprocess.run([sys.executable, '-m', 'barcodemae.training.sweep', *a], capture_output=True, text=True,
-                              cwd=Path(__file__).parent, env={**os.environ, 'BARCODEMAE_RUNS': str(tmp_path)})
+        environment = {**os.environ, 'BARCODEMAE_RUNS': str(tmp_path)}
+        return subprocess.run([sys.executable, '-m', 'barcodemae.training.sweep', *a], capture_output=True,
+                              text=True, cwd=Path(__file__).parent, env=environment)
     done = command(str(tmp_path/'g.ini'), '--dataset', 'demo', '--list')
     assert done.returncode == 0 and done.stdout.count('missing') == 4
     for wrong in (['nothing'], [str(tmp_path/'g.ini'), '--preset', 'mini']):

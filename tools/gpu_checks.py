@@ -48,7 +48,7 @@ class Part:
 
     @contextmanager
     def finding(self, name):
-        "A failure is written down and the part goes on."
+        "A failure is written down and the part continues."
         try: yield
         except Exception as e:
             self.put(errors=self.found['errors'] | {name: f'{type(e).__name__}: {e}'[:500]})

@@ -38,7 +38,8 @@ def pack(out, data=()): # names of data sets or files; none: SOURCES
         files = [find_dataset(d) for d in data or [folder/f'{s}.csv.gz' for s in SOURCES]]
     except InputError as e:
         note = f'{e.message}; {" and ".join(SOURCES)} do not come with the project (data/README.md)'
-        raise InputError(note, file=e.file, fix='give barcodes: --data mine.csv, or --data demo (simulated)') from None
+        fix = 'give barcodes: --data mine.csv, or --data demo (simulated)'
+        raise InputError(note, file=e.file, fix=fix) from None
     with atomic_path(out) as kit:
         kit.mkdir()
         for name in FILES: shutil.copy(HERE/name, kit)
@@ -116,7 +117,8 @@ def collect(folders, kept=None):
         for part in found:
             new = read_json(folder/f'{part}.json')
             if other := {machine(r) for r in results.values() if 'machine' in r} - {machine(new)}:
-                sys.exit(f'gpu-kit: {kept} is of {other.pop()}, {folder} of {machine(new)}. Fix: --to another file')
+                sys.exit(f'gpu-kit: {kept} is of {other.pop()}, {folder} of {machine(new)}. '
+                         'Fix: --to another file')
             results[part] = joined(results.get(part, {}), new)
             if not new.get('whole'): print(f'{folder/part}.json: the part did not come to its end')
         place = settings.checkpoints/'gpu'/new.get('dataset', BOTH)

@@ -54,7 +54,8 @@ class BarcodeCNN(nn.Module):
         super().__init__()
         self.config, self.classes, self.reference = config, np.asarray(classes, str), reference
         sizes, length = (5, *config.filters), WIDTH
-        for _ in config.filters: length //= config.pool
+        for _ in config.filters:
+            length //= config.pool
         self.layers = nn.Sequential(*(self._layer(a, b) for a, b in zip(sizes, sizes[1:])))
         self.dense = nn.Linear(sizes[-1] * length, config.features)
         self.dropout = nn.Dropout(config.dropout)
@@ -112,7 +113,8 @@ def _fit(store, config, compute): # the network, in evaluation mode, and what to
     bases = model.place(torch.from_numpy(store.bases[rows]).to(compute.device)) # once, not in every epoch
     target = torch.from_numpy(target).to(compute.device)
     def loss(some):
-        with compute.autocast(): return F.cross_entropy(model(bases[some]), target[some])
+        with compute.autocast():
+            return F.cross_entropy(model(bases[some]), target[some])
     desc = f'CNN, {len(classes):,} {config.rank} names'
     last = fit_one_cycle(model, loss, len(rows), config, desc)
     made = dict(dataset=store.name, barcodes=len(rows), loss=last,
@@ -135,7 +137,8 @@ def train_cnn(store:BarcodeStore, # with labels in `train`
         raise InputError('this folder is there already', file=folder, fix='give another, or remove this one')
     with torch.random.fork_rng(devices=[compute.device] if compute.device.type == 'cuda' else []):
         model, made = _fit(store, config, compute)
-    if folder is not None: _save(model, folder, made)
+    if folder is not None:
+        _save(model, folder, made)
     return model
 
 # %% ../../nbs/bench/cnn.ipynb #38a2ce11
@@ -176,7 +179,8 @@ class CnnEmbedder(Embedder):
             for i in range(0, len(bases), self.batch_size):
                 batch = torch.from_numpy(bases[i:i + self.batch_size]).to(self.compute.device)
                 batch = self.model.place(batch)                         # (B, 660)
-                with self.compute.autocast(): out[i:i + len(batch)] = function(batch).float().cpu().numpy()
+                with self.compute.autocast():
+                    out[i:i + len(batch)] = function(batch).float().cpu().numpy()
                 bar.update(len(batch))
         return out
 
@@ -222,7 +226,9 @@ def main(arguments:list=None # of the command line, the process's own when absen
             return print(f'{a.folder} is there already')
         store = load_dataset(a.dataset or load_settings().dataset)
         train_cnn(store, a.folder, epochs=a.epochs, seed=a.seed)
-    except InputError as e: sys.exit(str(e))
+    except InputError as e:
+        sys.exit(str(e))
 
 # %% ../../nbs/bench/cnn.ipynb #ba6debca
-if __name__ == '__main__' and '__file__' in globals(): main()
+if __name__ == '__main__' and '__file__' in globals():
+    main()

@@ -33,11 +33,11 @@ def fit_one_cycle(model:nn.Module, # in training mode, on its device
             for rows in torch.randperm(n, generator=generator).to(device).split(options.batch_size):
                 mean = loss(rows)
                 mean.backward()
-                for o in (optimizer, schedule): o.step()
+                optimizer.step()
+                schedule.step()
                 optimizer.zero_grad()
                 total += mean.detach() * len(rows)
                 bar.update(len(rows))
-            bar.set_postfix(loss=f'{total.item() / n:.3f}')
     return total.item() / n
 
 # %% ../../nbs/evaluation/linear_probe.ipynb #cb4eabc8
@@ -112,8 +112,10 @@ def probe_rows(vectors, # row numbers -> (N, D) vectors
     found, fitted = [], {}
     for rank, query in probes:
         rows = _labelled(store, rank, query_rows(store, query))
-        if not len(rows): continue
-        if rank not in fitted: fitted[rank] = _fitted(vectors, store, rank, seed, device)
+        if not len(rows):
+            continue
+        if rank not in fitted:
+            fitted[rank] = _fitted(vectors, store, rank, seed, device)
         right = score(store.labels(rank, rows), fitted[rank].predict(vectors(rows)))
         found.append(dict(rank=rank, query=query, reference='train', **right))
     return found

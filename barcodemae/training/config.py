@@ -67,7 +67,8 @@ def model_config(c:TrainConfig, # settings of the run
                    hidden_size=c.hidden_size, intermediate_size=4 * c.hidden_size,
                    num_hidden_layers=c.layers, num_attention_heads=c.heads,
                    hidden_dropout_prob=c.dropout, attention_probs_dropout_prob=c.dropout)
-    if c.variant not in VARIANTS: return SequenceConfig(**encoder)
+    if c.variant not in VARIANTS:
+        return SequenceConfig(**encoder)
     return BarcodeMAEConfig(**encoder, decoder_hidden_size=c.decoder_hidden_size,
                             decoder_num_hidden_layers=c.decoder_layers,
                             decoder_num_attention_heads=c.decoder_heads)
@@ -91,11 +92,13 @@ PRESETS = {
 def _check(config): # raises ValueError for values that make no sense
     from barcodemae.training.optim import OPTIMIZERS
     texts = [f.name for f in fields(config) if f.type is not str and isinstance(getattr(config, f.name), str)]
-    if texts: raise ValueError(f'{texts[0]} {getattr(config, texts[0])!r} is not a number')
+    if texts:
+        raise ValueError(f'{texts[0]} {getattr(config, texts[0])!r} is not a number')
     above_zero = [n for n in (config.batch_size, config.epochs, config.minutes) if n is not None]
     if min(above_zero) <= 0 or (config.steps or 0) < 0:
         raise ValueError('batch size and budget must be above zero (0 steps leave the encoder untrained)')
-    if not 0 <= config.warmup <= 1: raise ValueError(f'warmup {config.warmup} is not a fraction from 0 to 1')
+    if not 0 <= config.warmup <= 1:
+        raise ValueError(f'warmup {config.warmup} is not a fraction from 0 to 1')
     if config.optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer {config.optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
     model_config(config)
@@ -114,8 +117,10 @@ def make_config(preset:str, # a name in `PRESETS`
                          fix=f"the settings are {', '.join(sorted(known))}")
     budget = {} if not {'epochs', 'steps', 'minutes'} & set(changes) else dict(steps=None, minutes=None)
     config = TrainConfig(**{'preset': preset, **PRESETS[preset], **budget, **changes})
-    try: _check(config)
-    except ValueError as e: raise InputError(str(e), record=preset, fix='correct the setting') from None
+    try:
+        _check(config)
+    except ValueError as e:
+        raise InputError(str(e), record=preset, fix='correct the setting') from None
     return config
 
 # %% ../../nbs/training/config.ipynb #d87a5c10

@@ -52,9 +52,11 @@ class _Heads(nn.Module): # an encoder and a linear head for each rank
 
     def train(self, mode=True):
         super().train(mode)
-        if not any(p.requires_grad for p in self.encoder.parameters()): self.encoder.eval()
+        if not any(p.requires_grad for p in self.encoder.parameters()):
+            self.encoder.eval()
         return self
 
+# %% ../../nbs/training/finetune.ipynb #20e30089
 class Classifier(_Heads):
     "An encoder with a linear head for each rank: ids and mask (B, T) -> {rank: logits (B, classes)}."
     prefix = 'encoder.' # of the encoder's weights
@@ -67,8 +69,11 @@ class Classifier(_Heads):
         self.norm = nn.BatchNorm1d(width, affine=False)
         self.add_heads(classes, width)
 
-    def forward(self, ids, mask):
-        x = self.norm(self.encoder.embed(ids, mask))                  # (B, D)
+    def forward(self,
+        ids, # (B, T)
+        mask, # (B, T)
+    ):
+        x = self.norm(self.encoder.embed(ids, mask)) # (B, D)
         return {rank: head(x) for rank, head in self.heads.items()}
 
 # %% ../../nbs/training/finetune.ipynb #40d5d03b
@@ -107,15 +112,13 @@ class JointClassifier(_Heads):
         self.add_heads(classes, config.hidden_size)
 
     @property
-    def encoder(self): return self.pretraining.encoder
+    def encoder(self):
+        "The encoder, as `Classifier` has one."
+        return self.pretraining.encoder
 
-# %% ../../nbs/training/finetune.ipynb #dafd9cff
+# %% ../../nbs/training/finetune.ipynb #bef8dae0
 @patch
-def encode(self:JointClassifier,
-           ids, # (B, T)
-           m # what is masked
-          ): # (B, 1 + K, D)
-    "States of [CLS] and of the unmasked k-mers."
+def _states(self:JointClassifier, ids, m): # (B, T), what is masked -> of [CLS] and k-mers, (B, 1 + K, D)
     kmers = self.encoder.get_input_embeddings()(ids.gather(1, m.kept))         # (B, K, D)
     cls = self.cls.expand(len(ids), 1, -1)
     last = self.encoder.config.max_position_embeddings - 1                     # the position of [CLS]
@@ -123,14 +126,18 @@ def encode(self:JointClassifier,
                         attention_mask=F.pad(m.kept_used, (1, 0), value=True),
                         position_ids=F.pad(m.kept, (1, 0), value=last)).last_hidden_state
 
-# %% ../../nbs/training/finetune.ipynb #bb6b03b9
+# %% ../../nbs/training/finetune.ipynb #4bff80ff
 @patch
-def forward(self:JointClassifier, ids, mask): # (B, T)
+def forward(self:JointClassifier,
+            ids, # (B, T)
+            mask # (B, T)
+           ):
     p = self.pretraining
     m = random_masking(ids, mask, p.config.mask_ratio if self.training else 0.)
-    states = self.encode(ids, m)
+    states = self._states(ids, m)
     logits = {rank: head(states[:, 0]) for rank, head in self.heads.items()}
-    if not self.training: return logits
+    if not self.training:
+        return logits
     decoded = p.decode(states[:, 1:], mask, m)                                 # (B, T, D)
     masked = decoded.gather(1, m.masked[..., None].expand(-1, -1, decoded.shape[-1]))
     labels = (ids.gather(1, m.masked) - FIRST_KMER).masked_fill(~m.masked_valid, -100)
@@ -148,7 +155,8 @@ class Finetuning(Objective):
         self.name = f'fine-tuning on {store.name}'
         rows = store.rows('train') if 'train' in store.splits else np.zeros(0, int)
         labelled = np.zeros(len(rows), bool)
-        for rank in config.ranks: labelled |= store.labels(rank, rows) != ''
+        for rank in config.ranks:
+            labelled |= store.labels(rank, rows) != ''
         if not labelled.any():
             ranks = ' or '.join(config.ranks)
             raise InputError(f'no barcodes with a known {ranks} in train', file=store.name,
@@ -219,8 +227,10 @@ def predict(self:Finetuning,
     "The most likely label at each rank."
     model, device, found = trainer.bare_model.eval(), trainer.accelerator.device, {r: [] for r in self.names}
     for some in np.array_split(rows, max(1, -(-len(rows) // block))):
-        with trainer.accelerator.autocast(): logits = model(*self.tokens(some, device))
-        for rank, x in logits.items(): found[rank].append(x.argmax(1).cpu().numpy())
+        with trainer.accelerator.autocast():
+            logits = model(*self.tokens(some, device))
+        for rank, x in logits.items():
+            found[rank].append(x.argmax(1).cpu().numpy())
     return {rank: self.names[rank][np.concatenate(codes)] for rank, codes in found.items()}
 
 # %% ../../nbs/training/finetune.ipynb #45b70dea
@@ -231,7 +241,8 @@ def validate(self:Finetuning,
     "How often the first rank is right, on `val` (or `val_unseen`)."
     rank, rows = self.config.ranks[0], self.held_out
     rows = rows[self.store.labels(rank, rows) != '']
-    if not len(rows): return dict(val_accuracy=0.)
+    if not len(rows):
+        return dict(val_accuracy=0.)
     right = self.predict(trainer, rows)[rank] == self.store.labels(rank, rows)
     return dict(val_accuracy=100 * float(right.mean()))
 
@@ -248,10 +259,12 @@ def save_best(self:Finetuning,
               run # its folder and trainer
              ):
     "Save the heads and the names of their classes."
-    if not run.folder.writes: return
+    if not run.folder.writes:
+        return
     model = run.trainer.bare_model
     heads = {n: t.contiguous() for n, t in model.state_dict().items() if not n.startswith(model.prefix)}
-    with atomic_path(run.folder.path/'heads.safetensors') as temp: save_file(heads, temp)
+    with atomic_path(run.folder.path/'heads.safetensors') as temp:
+        save_file(heads, temp)
     run.folder.write_json('classes.json', {rank: names.tolist() for rank, names in self.names.items()})
 
 @patch
@@ -274,7 +287,8 @@ def supervised_rows(self:Finetuning,
     for rank, query in probes:
         rows = query_rows(store, query)
         rows = rows[store.labels(rank, rows) != '']
-        if rank not in self.names or not len(rows): continue
+        if rank not in self.names or not len(rows):
+            continue
         right = score(store.labels(rank, rows), self.predict(trainer, rows)[rank])
         found.append(dict(rank=rank, query=query, reference='train', **right))
     return found

@@ -25,15 +25,19 @@ def budget_in_steps(objective:Objective, # what is learnt
                    ) -> int:
     "Number of steps that the budget allows."
     c, n = objective.config, len(objective.rows)
-    if c.steps is not None: return c.steps
-    if not c.minutes: return round(c.epochs * (n // min(c.batch_size, n)))
+    if c.steps is not None:
+        return c.steps
+    if not c.minutes:
+        return round(c.epochs * (n // min(c.batch_size, n)))
     trainer = Trainer(objective, compute, 10**6)
     def pace(steps=0, more=1): # steps per second
         start = time.perf_counter()
         while True:
             spent, = trainer.mean_over_processes(time.perf_counter() - start)
-            if spent >= trial and steps >= 2: return steps / spent
-            for step in range(steps, steps + more): trainer.step(step)
+            if spent >= trial and steps >= 2:
+                return steps / spent
+            for step in range(steps, steps + more):
+                trainer.step(step)
             wait_for(compute.device)
             steps, more = steps + more, min(2 * more, 16)
     pace()
@@ -85,9 +89,12 @@ def _plan(self:Run, compute): # steps, and device and precision; a resumed run k
     return plan['steps'], compute
 
 def _tensorboard(folder, step): # a writer where TensorBoard is installed
-    if not folder.writes: return None
-    try: from torch.utils.tensorboard import SummaryWriter
-    except ImportError: return None
+    if not folder.writes:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
     return SummaryWriter(folder.path/'tensorboard', purge_step=step)
 
 # %% ../../nbs/training/loop.ipynb #867260fe
@@ -96,12 +103,15 @@ def write(self:Run,
           **values # name -> number
          ):
     "A line of metrics, for the file and for TensorBoard."
-    if not self.folder.writes: return
+    if not self.folder.writes:
+        return
     step, seconds = self.state['step'], round(self.state['seconds'], 2)
     self.folder.log(step=step, barcodes=step * self.trainer.batches.size, seconds=seconds, **values)
     if self.board:
-        for name, value in values.items(): self.board.add_scalar(name, value, step)
-    if self.watch: self.watch(self.folder.history)
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+    if self.watch:
+        self.watch(self.folder.history)
 
 # %% ../../nbs/training/loop.ipynb #eb23acff
 @patch
@@ -111,7 +121,8 @@ def validate_and_save_best(self:Run):
     wait_for(self.compute.device)
     state['seconds'] += time.perf_counter() - start
     values = self.objective.validate(self.trainer)
-    if self.probe: values |= self.probe(self.trainer.encoder)
+    if self.probe:
+        values |= self.probe(self.trainer.encoder)
     self.trainer.model.train()
     self.write(**values)
     merit = values[self.select] if self.select else self.objective.merit(values)
@@ -135,7 +146,8 @@ def timed_step(self:Run,
     state['step'] += 1
     line = self._line(out) if with_metrics else None
     every = self.config.checkpoint_steps
-    if every and state['step'] % every == 0: wait_for(self.compute.device)
+    if every and state['step'] % every == 0:
+        wait_for(self.compute.device)
     state['seconds'] += time.perf_counter() - start
     return line
 
@@ -148,9 +160,10 @@ def _line(self:Run, out): # mean loss since the last line, and the objective's m
     steps = (self.state['step'] - 1) % self.config.log_steps + 1
     return dict(loss=loss / steps, **dict(zip(metrics, values)))
 
-# %% ../../nbs/training/loop.ipynb #4cd298a8
+# %% ../../nbs/training/loop.ipynb #2154f601
 @patch(as_prop=True)
-def pace(self:Run): # steps per second, of those that were timed
+def pace(self:Run) -> float:
+    "Steps per second, of those that were timed."
     return (self.state['step'] - self.state['untimed']) / max(self.state['seconds'], 1e-9)
 
 @patch
@@ -160,14 +173,17 @@ def log_line(self:Run,
             ):
     "Write a line of metrics and show it."
     bar.set_postfix({name: f'{value:.3f}' for name, value in line.items()})
-    if self.pace: line['barcodes_per_second'] = self.pace * self.trainer.batches.size
+    if self.pace:
+        line['barcodes_per_second'] = self.pace * self.trainer.batches.size
     self.write(**line, learning_rate=self.trainer.schedules[0].get_last_lr()[0])
 
+# %% ../../nbs/training/loop.ipynb #6f3490d5
 @patch
 def keep_to_time(self:Run):
     "Fit the steps that are left to the minutes that are left, at the pace so far."
     state, minutes = self.state, self.config.minutes
-    if not minutes or state['step'] == state['steps'] or not self.pace: return
+    if not minutes or state['step'] == state['steps'] or not self.pace:
+        return
     left, = self.trainer.mean_over_processes(self.pace * (60 * minutes - state['seconds']))
     left = max(1, round(left))
     self.trainer.stretch_schedule(left)
@@ -181,8 +197,10 @@ def run(self:Run) -> dict: # the record
     with progress(total=state['steps'] * size, desc=self.objective.name, unit='barcodes') as bar:
         bar.update(state['step'] * size)
         while True:
-            if self._validation_due(): self.validate_and_save_best()
-            if state['step'] == state['steps']: break
+            if self._validation_due():
+                self.validate_and_save_best()
+            if state['step'] == state['steps']:
+                break
             due = (state['step'] + 1) % self.config.log_steps == 0 or state['step'] + 1 == state['steps']
             line = self.timed_step(due)
             bar.update(size)
@@ -190,21 +208,25 @@ def run(self:Run) -> dict: # the record
                 self.log_line(line, bar)
                 self.keep_to_time()
                 bar.total = state['steps'] * size
-            if self._checkpoint_due(due): self._checkpoint()
+            if self._checkpoint_due(due):
+                self._checkpoint()
     return self.finish()
 
 # %% ../../nbs/training/loop.ipynb #3e3f1e5c
 @patch
 def _validation_due(self:Run): # counts it as done; `looks` of them were begun so far
     state, n = self.state, self.config.validations
-    if state['step'] < round(state['looks'] * state['steps'] / n): return False
+    if state['step'] < round(state['looks'] * state['steps'] / n):
+        return False
     state['looks'] = max(state['looks'], state['step'] * n // max(state['steps'], 1)) + 1
     return True
 
 @patch
 def _checkpoint_due(self:Run, line): # clocks of processes are compared when a line of metrics is due
-    if every := self.config.checkpoint_steps: return self.state['step'] % every == 0
-    if not line: return False
+    if every := self.config.checkpoint_steps:
+        return self.state['step'] % every == 0
+    if not line:
+        return False
     waited, = self.trainer.mean_over_processes(time.perf_counter() - self.saved)
     return waited > 60 * self.config.checkpoint_minutes
 
@@ -246,5 +268,6 @@ def run_or_resume(make_objective, # (config, store) -> `Objective`
     compute = compute or probe_compute()
     PartialState(cpu=compute.device.type == 'cpu') # meet the other processes, if any
     done = RunFolder(run_dir, config).path/'record.json'
-    if done.exists(): return with_new_names(read_json(done))
+    if done.exists():
+        return with_new_names(read_json(done))
     return Run(make_objective(config, store), run_dir, compute, **options).run()

@@ -52,8 +52,10 @@ def step(self:Muon,
     for group in self.param_groups:
         shapes = defaultdict(list)
         for p in group['params']:
-            if p.grad is None: continue
-            if not self.state[p]: self.state[p]['momentum_buffer'] = torch.zeros_like(p)
+            if p.grad is None:
+                continue
+            if not self.state[p]:
+                self.state[p]['momentum_buffer'] = torch.zeros_like(p)
             shapes[p.shape].append(p)
         for shape, params in shapes.items():
             momenta = [self.state[p]['momentum_buffer'] for p in params]
@@ -69,7 +71,8 @@ def step(self:Muon,
 OPTIMIZERS = ('adamw', 'muon')
 
 def _for_muon(name, p): # is this parameter a map between directions?
-    if p.ndim != 2 or not name.endswith('weight'): return False
+    if p.ndim != 2 or not name.endswith('weight'):
+        return False
     return 'embeddings' not in name and not name.startswith('head')
 
 def make_optimizers(model:nn.Module, # with parts `head...` and embeddings named so
@@ -83,7 +86,8 @@ def make_optimizers(model:nn.Module, # with parts `head...` and embeddings named
     maps = [p for n, p in named if name == 'muon' and _for_muon(n, p)]
     rest = [p for n, p in named if not (name == 'muon' and _for_muon(n, p))]
     adamw = torch.optim.AdamW(rest, lr=learning_rate, weight_decay=weight_decay, fused=True)
-    if not maps: return [adamw]
+    if not maps:
+        return [adamw]
     return [adamw, Muon(maps, lr=learning_rate, weight_decay=weight_decay, dtype=dtype)]
 
 # %% ../../nbs/training/optim.ipynb #992777c3
@@ -93,4 +97,5 @@ def flush_denormals(optimizer # AdamW; to be called every few hundred steps, on 
     "Set moments too small to move a weight to zero, before they become denormal numbers, which are slow."
     for state in optimizer.state.values():
         for value in state.values():
-            if torch.is_tensor(value) and value.ndim: value.masked_fill_(value.abs() < 1e-30, 0)
+            if torch.is_tensor(value) and value.ndim:
+                value.masked_fill_(value.abs() < 1e-30, 0)

@@ -24,7 +24,8 @@ from .trainer import Objective, Trainer, seed_step
 def pretraining_rows(store:BarcodeStore # the data set
                     ) -> np.ndarray: # (n,)
     "Rows to pretrain on: the partitions made for it, or all of a data set without partitions."
-    if set(store.splits) == {'(none)'}: return store.rows('(none)')
+    if set(store.splits) == {'(none)'}:
+        return store.rows('(none)')
     parts = [s for s in ('pretrain', 'other_heldout') if s in store.splits or s == 'pretrain']
     return np.concatenate([store.rows(s) for s in parts])
 
@@ -72,9 +73,11 @@ def place(self:Pretraining,
           block:int=16384 # barcodes at a time
          ):
     "Bring all barcodes to a GPU and align them there."
-    if device.type == 'cpu' or torch.is_tensor(self.bases): return
+    if device.type == 'cpu' or torch.is_tensor(self.bases):
+        return
     bases = torch.from_numpy(np.array(self.bases)).to(device) # (N, 660)
-    for i in range(0, len(bases), block): bases[i:i + block] = register(bases[i:i + block], self.reference)
+    for i in range(0, len(bases), block):
+        bases[i:i + block] = register(bases[i:i + block], self.reference)
     self.bases = bases
 
 # %% ../../nbs/04_train.ipynb #8cf6ba0a
@@ -86,7 +89,8 @@ def batch(self:Pretraining,
          ) -> tuple: # ids and mask (B, T), and what is masked
     "Tokens of a batch, half of them masked."
     c, bases = self.config, self.bases[rows[mine]] # (B, 660)
-    if not torch.is_tensor(bases): bases = register(torch.from_numpy(bases), self.reference)
+    if not torch.is_tensor(bases):
+        bases = register(torch.from_numpy(bases), self.reference)
     offset = torch.randint(0, c.k, (len(rows),), device=device)[mine] if c.random_offset else None
     ids, mask = self.kmer_ids(bases, c.k, offset)  # (B, T)
     noise = torch.rand(len(rows), ids.shape[1], device=device)[mine]
@@ -139,7 +143,8 @@ def validate(self:Pretraining,
         for i, chunk in enumerate(np.array_split(self.held_out, -(-n // 128))):
             seed_step(0, i)
             bases = register(torch.from_numpy(chunk).to(device), self.reference)
-            with trainer.compute.autocast(): out = model(*kmer_ids(bases, self.config.k))
+            with trainer.compute.autocast():
+                out = model(*kmer_ids(bases, self.config.k))
             losses.append(out.loss.item() * len(chunk))
             hits.append(masked_accuracy(out).item() * len(chunk))
     model.train()

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['RunFolder']
 
-# %% ../../nbs/training/run_folder.ipynb #0534bee9
+# %% ../../nbs/training/run_folder.ipynb #768cd63e
 import json, shutil
 from dataclasses import asdict
 from pathlib import Path
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from fastcore.basics import patch
-from ..core import InputError, atomic_path, read_json, write_json
+from .. import core
+from ..core import InputError, atomic_path, read_json
 from ..model.tokenizer import KmerTokenizer
 from .config import with_new_names
 
@@ -26,30 +27,36 @@ class RunFolder:
         self.path, self.config, self.writes = Path(path), asdict(config), PartialState().is_main_process
         file = self.path/'config.json'
         found, = broadcast_object_list([read_json(file) if file.exists() else None])
-        if found is None: self._claim()
-        else: self._compare(asdict(type(config)()) | with_new_names(found)) # later settings: defaults
+        if found is None:
+            self._claim()
+        else:
+            self._compare(asdict(type(config)()) | with_new_names(found)) # later settings: defaults
 
-    def _claim(self): # an empty folder, for these settings
-        if any((self.path/n).exists() for n in ('record.json', 'checkpoints')):
-            raise InputError('this folder holds a run without its config.json', file=self.path,
-                             fix='give another run_dir, or remove this folder')
-        PartialState().wait_for_everyone()
-        self.write_json('config.json', self.config)
+# %% ../../nbs/training/run_folder.ipynb #a8d2f030
+@patch
+def _claim(self:RunFolder): # an empty folder, for these settings
+    if any((self.path/n).exists() for n in ('record.json', 'checkpoints')):
+        raise InputError('this folder holds a run without its config.json', file=self.path,
+                         fix='give another run_dir, or remove this folder')
+    PartialState().wait_for_everyone()
+    self.write_json('config.json', self.config)
 
-    def _compare(self, found):
-        other = {n: v for n, v in self.config.items() if found.get(n) != v}
-        if found != self.config:
-            raise InputError(f'this folder holds a run with other settings than {other}', file=self.path,
-                             fix='give another run_dir, or remove this folder')
+@patch
+def _compare(self:RunFolder, found):
+    other = {n: v for n, v in self.config.items() if found.get(n) != v}
+    if found != self.config:
+        raise InputError(f'this folder holds a run with other settings than {other}', file=self.path,
+                         fix='give another run_dir, or remove this folder')
 
-# %% ../../nbs/training/run_folder.ipynb #7e3f3ae1
+# %% ../../nbs/training/run_folder.ipynb #7e4ad85d
 @patch
 def write_json(self:RunFolder,
                name:str, # of the file
                values # that go into JSON
               ):
     "Write a JSON file into the folder."
-    if self.writes: write_json(self.path/name, values)
+    if self.writes:
+        core.write_json(self.path/name, values)
 
 @patch
 def save_encoder(self:RunFolder,
@@ -57,7 +64,8 @@ def save_encoder(self:RunFolder,
                  encoder # of transformers, with `config.k`
                 ):
     "Write an encoder and its tokenizer."
-    if not self.writes: return
+    if not self.writes:
+        return
     with atomic_path(self.path/name) as folder:
         encoder.save_pretrained(folder)
         KmerTokenizer(k=encoder.config.k).save_pretrained(folder)
@@ -68,27 +76,32 @@ def log(self:RunFolder,
         **line # names and numbers; `step` among them
        ):
     "Append a line to the metrics."
-    if not self.writes: return
-    with (self.path/'metrics.jsonl').open('a') as f: f.write(json.dumps(line) + '\n')
+    if not self.writes:
+        return
+    with (self.path/'metrics.jsonl').open('a') as f:
+        f.write(json.dumps(line) + '\n')
 
 @patch
 def history(self:RunFolder) -> list: # of dicts, a whole line each
     "All metrics so far."
     path = self.path/'metrics.jsonl'
-    if not path.exists(): return []
+    if not path.exists():
+        return []
     return [json.loads(line) for line in path.read_text().rpartition('\n')[0].splitlines()]
 
+# %% ../../nbs/training/run_folder.ipynb #5e67195e
 @patch
 def truncate_metrics(self:RunFolder,
                      step:int # of the checkpoint
                     ):
     "Drop the metrics of what will be done again: later steps, and the validation after this one."
-    if not self.writes: return
+    if not self.writes:
+        return
     lines = [line for line in self.history() if line['step'] <= step - ('val_accuracy' in line)]
     with atomic_path(self.path/'metrics.jsonl') as temp:
         temp.write_text(''.join(json.dumps(line) + '\n' for line in lines))
 
-# %% ../../nbs/training/run_folder.ipynb #fbaeb8f1
+# %% ../../nbs/training/run_folder.ipynb #cd3ba854
 @patch
 def checkpoints(self:RunFolder) -> list: # of folders, the newest last
     "The checkpoints that are there."
@@ -100,16 +113,20 @@ def save_checkpoint(self:RunFolder,
                     state:dict # how far it is; goes into state.json
                    ):
     "Write a checkpoint, then remove the older ones."
-    if not self.writes: return
+    if not self.writes:
+        return
     with atomic_path(self.path/'checkpoints'/f"step-{state['step']:09d}") as folder:
         accelerator.save_state(str(folder))
-        write_json(folder/'state.json', state)
-    for old in self.checkpoints()[:-1]: shutil.rmtree(old)
+        core.write_json(folder/'state.json', state)
+    for old in self.checkpoints()[:-1]:
+        shutil.rmtree(old)
 
+# %% ../../nbs/training/run_folder.ipynb #9630742d
 @patch
 def finish(self:RunFolder,
            record:dict # how the run went
           ):
     "Write the record and remove the checkpoints."
     self.write_json('record.json', record)
-    if self.writes: shutil.rmtree(self.path/'checkpoints', ignore_errors=True)
+    if self.writes:
+        shutil.rmtree(self.path/'checkpoints', ignore_errors=True)

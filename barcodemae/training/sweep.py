@@ -22,11 +22,13 @@ _EXTRA = {'notebook', 'model', 'shape', 'evaluate_on', 'analyses', 'start'} # be
 
 def _sections(path): # of an INI file
     ini = configparser.ConfigParser(interpolation=None)
-    try: found = ini.read(path, encoding='utf-8')
+    try:
+        found = ini.read(path, encoding='utf-8')
     except configparser.Error as e:
         raise InputError(str(e).replace('\n', ' '), file=path,
                          fix='write sections as [every] and values as key = value') from None
-    if not found: raise InputError('no such grid', file=path, fix='the grids are in nbs/experiments/grids')
+    if not found:
+        raise InputError('no such grid', file=path, fix='the grids are in nbs/experiments/grids')
     return ini
 
 # %% ../../nbs/training/sweep.ipynb #e295ca3f
@@ -59,8 +61,10 @@ class Job:
 
 # %% ../../nbs/training/sweep.ipynb #380950cf
 def _value(text): # number, list or truth value where it is one
-    try: return json.loads(text)
-    except ValueError: return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 def _shape(text, record): # '6-6/4-4' -> layers, heads, decoder_layers, decoder_heads; '6-6' -> the first two
     if not re.fullmatch(r'\d+-\d+(/\d+-\d+)?', str(text)):
@@ -71,10 +75,13 @@ def _shape(text, record): # '6-6/4-4' -> layers, heads, decoder_layers, decoder_
 
 def _settings(cell, preset, dataset): # label of the model, and settings of `TrainConfig`
     cell = dict(cell)
-    if 'model' in cell: cell['variant'], _, cell['shape'] = cell.pop('model').partition(' ')
+    if 'model' in cell:
+        cell['variant'], _, cell['shape'] = cell.pop('model').partition(' ')
     label = cell.get('variant', 'mae')
-    if shape := cell.pop('shape', None): cell |= _shape(shape, label)
-    if label == 'untrained': cell |= dict(variant='encoder_only', steps=0)
+    if shape := cell.pop('shape', None):
+        cell |= _shape(shape, label)
+    if label == 'untrained':
+        cell |= dict(variant='encoder_only', steps=0)
     return label, {'dataset': dataset, 'seed': 0, 'k': PRESETS[preset].get('k', 6), **cell}
 
 # %% ../../nbs/training/sweep.ipynb #e8097a7e
@@ -107,7 +114,8 @@ def make_job(cell:dict, # key -> text
     other = cell.pop('evaluate_on', None)
     label, settings = _settings({key: _value(text) for key, text in cell.items()}, preset, dataset)
     name = _folder_name(label, settings, preset)
-    if other and other != settings['dataset']: name += f'_on-{other}'
+    if other and other != settings['dataset']:
+        name += f'_on-{other}'
     folder = runs/'grids'/_safe(settings['dataset'])/name
     own = {n: settings.pop(n) for n in _OWN if n in settings}
     parameters = dict(own, preset=preset, run_dir=str(folder), overrides=settings, analyses=list(analyses),
@@ -152,8 +160,10 @@ def job_state(job:Job, # of a grid
              ) -> str:
     "done, failed, begun or missing."
     results = read_results(job.folder, log)
-    if results is not None and all(a in results for a in job.analyses): return 'done'
-    if (job.folder/'failed.json').exists(): return 'failed'
+    if results is not None and all(a in results for a in job.analyses):
+        return 'done'
+    if (job.folder/'failed.json').exists():
+        return 'failed'
     return 'begun' if job.folder.exists() else 'missing'
 
 # %% ../../nbs/training/sweep.ipynb #33a7262b
@@ -169,7 +179,8 @@ def devices() -> list: # of environments
 
 # %% ../../nbs/training/sweep.ipynb #9179acf8
 def _die_with_parent(): # Linux: a child is killed when the sweep is
-    if sys.platform.startswith('linux'): ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if sys.platform.startswith('linux'):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 def start_job(job:Job, # of a grid
               environment:dict, # of `devices`
@@ -214,7 +225,8 @@ class Sweep:
         self.log(f'{len(self.ended):3} of {len(self.jobs)}  {text:24} {job.name}{pace}')
 
     def _ready(self, job): # is there nobody in this sweep who is still to make what it needs?
-        if job.needs is None or job.needs.name in self.ended: return True
+        if job.needs is None or job.needs.name in self.ended:
+            return True
         return job.needs.name not in {j.name for j in self.jobs}
 
 # %% ../../nbs/training/sweep.ipynb #6dcd9750
@@ -234,7 +246,8 @@ def end(self:Sweep,
         self._line(job, f'done in {self.seconds[-1]:.0f} s')
         return []
     write_json(job.folder/'failed.json', dict(why=_why(job), tries=self.tried[name]))
-    if self.tried[name] < self.tries: return [job] # once more, at the end
+    if self.tried[name] < self.tries:
+        return [job] # once more, at the end
     self.ended[name] = 'failed'
     self._line(job, 'FAILED')
     self.log(f'      {_why(job)}')
@@ -246,17 +259,22 @@ def run(self:Sweep) -> dict: # state -> names
     "Do all jobs that are not done yet. Raises what a notebook cannot be blamed for."
     self.todo, self.free, self.working = [], list(self.slots), []
     for job in self.jobs:
-        if job_state(job, self.log) == 'done': self.ended[job.name] = 'done before'
-        else: self.todo.append(job)
+        if job_state(job, self.log) == 'done':
+            self.ended[job.name] = 'done before'
+        else:
+            self.todo.append(job)
     done = len(self.ended)
     self.log(f'sweep: {len(self.jobs)} runs, {done} done before, {len(self.slots)} at a time')
     try:
         while self.todo or self.working:
-            while self.free and (job := next(filter(self._ready, self.todo), None)): self._start(job)
-            for entry in [w for w in self.working if w[1].poll() is not None]: self._finish(entry)
+            while self.free and (job := next(filter(self._ready, self.todo), None)):
+                self._start(job)
+            for entry in [w for w in self.working if w[1].poll() is not None]:
+                self._finish(entry)
             time.sleep(.2)
     finally:
-        for _, process, *_ in self.working: process.terminate()
+        for _, process, *_ in self.working:
+            process.terminate()
     states = sorted(set(self.ended.values()))
     return {state: [n for n, s in self.ended.items() if s == state] for state in states}
 
@@ -266,7 +284,8 @@ def _start(self:Sweep, job): # unless another sweep works on it
     self.todo.remove(job)
     job.folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(job.folder/'sweep.lock')
-    try: lock.acquire(timeout=0)
+    try:
+        lock.acquire(timeout=0)
     except Timeout:
         self.ended[job.name] = 'elsewhere'
         return self._line(job, 'another sweep works on it')
@@ -293,7 +312,8 @@ def find_grid(name, # in nbs/experiments/grids, or a path
              ) -> Path:
     "The file of a grid."
     path = Path(name)
-    if path.suffix: return path
+    if path.suffix:
+        return path
     return (settings or load_settings()).root/'nbs/experiments/grids'/f'{name}.ini'
 
 def _with_data(jobs): # jobs whose data sets are there, and a line for each of the others
@@ -302,7 +322,8 @@ def _with_data(jobs): # jobs whose data sets are there, and a line for each of t
         try:
             find_dataset(job.parameters['dataset'])
             there.append(job)
-        except InputError as e: absent.append(f'left out: {job.name} ({e})')
+        except InputError as e:
+            absent.append(f'left out: {job.name} ({e})')
     return there, absent
 
 # %% ../../nbs/training/sweep.ipynb #018b69a8
@@ -320,7 +341,8 @@ def _jobs(a, settings): # those of all grids whose data sets are there
     preset = a.preset or preset_for(dataset)
     grids = [grid_jobs(find_grid(grid, settings), preset, dataset, settings.runs) for grid in a.grids]
     jobs, absent = _with_data(merge_jobs([job for grid in grids for job in grid]))
-    for line in absent: print(line)
+    for line in absent:
+        print(line)
     return jobs
 
 # %% ../../nbs/training/sweep.ipynb #756a0bd9
@@ -332,14 +354,18 @@ def main(arguments:list=None # of the command line, the process's own when absen
         settings = load_settings()
         jobs = _jobs(a, settings)
         if a.list:
-            for job in jobs: print(f'{job_state(job, print):8} {job.name}')
+            for job in jobs:
+                print(f'{job_state(job, print):8} {job.name}')
             return
         slots = devices()
-        if a.workers: slots = (slots * a.workers)[:a.workers]
+        if a.workers:
+            slots = (slots * a.workers)[:a.workers]
         found = Sweep(jobs, settings.root/'nbs', slots).run()
-    except InputError as e: sys.exit(str(e))
+    except InputError as e:
+        sys.exit(str(e))
     print('sweep: ' + ', '.join(f'{len(names)} {state}' for state, names in found.items()))
     sys.exit(bool(found.get('failed')))
 
 # %% ../../nbs/training/sweep.ipynb #eb3d8ec7
-if __name__ == '__main__' and '__file__' in globals(): main()
+if __name__ == '__main__' and '__file__' in globals():
+    main()

@@ -15,7 +15,7 @@ from ..data.store import BarcodeStore
 from .config import LoopConfig
 from .optim import flush_denormals, make_optimizers
 
-# %% ../../nbs/training/trainer.ipynb #503ebfc0
+# %% ../../nbs/training/trainer.ipynb #93891350
 class Batches:
     "Rows of each step, shuffled each epoch: `batches(step)` -> (B,) row numbers."
     def __init__(self,
@@ -28,12 +28,15 @@ class Batches:
         self.device = device if device and torch.device(device).type != 'cpu' else None
         self.per_epoch, self.epoch = len(rows) // self.size, None
 
-    def __call__(self, step):
+    def __call__(self,
+        step:int # number of the step, from 0
+    ):
         epoch, i = divmod(step, self.per_epoch)
         if epoch != self.epoch:
             self.epoch = epoch
             self.order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
-            if self.device: self.order = torch.from_numpy(self.order).to(self.device) # no step waits
+            if self.device:
+                self.order = torch.from_numpy(self.order).to(self.device) # no step waits
         return self.order[i * self.size:(i + 1) * self.size]
 
 # %% ../../nbs/training/trainer.ipynb #c36827a6
@@ -108,16 +111,16 @@ def merit(self:Objective,
     "What the best encoder has most of."
     raise NotImplementedError
 
-# %% ../../nbs/training/trainer.ipynb #5ebb863a
+# %% ../../nbs/training/trainer.ipynb #0fb7b7ae
 @patch
 def save_best(self:Objective,
-              run:'Run' # its `folder` and `trainer`
+              run # its `folder` and `trainer`
              ):
     "Save what belongs to the best encoder, besides itself."
 
 @patch
 def record(self:Objective,
-           run:'Run' # at its end
+           run # at its end
           ) -> dict: # of what goes into JSON
     "What the record of the run tells besides what all records do."
     return {}
@@ -218,5 +221,6 @@ def step(self:Trainer,
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-    if a.device.type == 'cpu' and number % 200 == 0: flush_denormals(self.optimizers[0])
+    if a.device.type == 'cpu' and number % 200 == 0:
+        flush_denormals(self.optimizers[0])
     return out
