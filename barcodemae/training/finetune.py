@@ -39,6 +39,7 @@ class FinetuneConfig(LoopConfig):
     warmup: float = 0.1               # fraction of the steps before the peak
     weight_decay: float = 1e-2        # of weights, decoupled from the gradient
     epochs: float = 10                # times through the labelled barcodes of `train`
+    log_steps: int = 10               # steps between two lines of metrics
     dataset: str = 'demo'             # name in settings.ini or path
     start: str = ''                   # folder of the run to start from
     ranks: list = field(default_factory=lambda: ['genus', 'species']) # one head each
@@ -111,12 +112,12 @@ class JointClassifier(_Heads):
         self.cls = nn.Parameter(torch.randn(config.hidden_size) * config.initializer_range)
         self.add_heads(classes, config.hidden_size)
 
-    @property
-    def encoder(self):
-        "The encoder, as `Classifier` has one."
-        return self.pretraining.encoder
-
 # %% ../../nbs/training/finetune.ipynb #bef8dae0
+@patch(as_prop=True)
+def encoder(self:JointClassifier) -> BarcodeEncoder:
+    "The encoder, as `Classifier` has one."
+    return self.pretraining.encoder
+
 @patch
 def _states(self:JointClassifier, ids, m): # (B, T), what is masked -> of [CLS] and k-mers, (B, 1 + K, D)
     kmers = self.encoder.get_input_embeddings()(ids.gather(1, m.kept))         # (B, K, D)

@@ -123,7 +123,7 @@ def _about(shape, record):
     kind = _KINDS.get(shape['variant'], f"the architecture {shape['variant']} over k-mers")
     return ("An encoder of DNA barcodes: a barcode goes in, a vector comes out, and the vectors of close "
             f"relatives point the same way. Pretraining: {kind}. Size: width {shape['hidden_size']}, "
-            f"{shape['num_hidden_layers']} layers, k-mers of {shape['k']} bases. {_training(record)}")
+            f"layers: {shape['num_hidden_layers']}, k-mers of {shape['k']} bases. {_training(record)}")
 
 # %% ../../nbs/training/hub.ipynb #0eb81c34
 def _limits(shape, record): # a list in Markdown
