@@ -10,7 +10,7 @@ __all__ = ['K', 'KEPT', 'OPEN', 'EXTEND', 'STRETCH', 'DISAGREE', 'BROKEN', 'FORE
 from dataclasses import dataclass
 import numpy as np, parasail
 from ..embedding.columns import column_vectors, nearest_rows
-from ..data.place import WEAK, Placed, _TURNED
+from ..data.place import WEAK, Placed, other_strand
 from ..data.store import PAD, WIDTH
 
 # %% ../../nbs/identification/gaps.ipynb #53c89c9a
@@ -209,7 +209,7 @@ def _trim(placed, relatives): # where both relatives say that an end is foreign,
 # %% ../../nbs/identification/gaps.ipynb #902c008b
 def _settle(placed, i, pool, near, serves, turn, own): # one suspect -> relatives, columns of frame shifts
     codes = placed.codes[i]
-    ways = {False: codes} | ({True: _TURNED[codes[::-1]]} if turn and placed.score[i] < WEAK else {})
+    ways = {False: codes} | ({True: other_strand(codes)} if turn and placed.score[i] < WEAK else {})
     plain = _plain_score(placed.bases[i], pool.bases[near])
     best, nearest, found = plain.max() + pool.gain, (plain.max(), near), None
     for turned, codes in ways.items():
