@@ -351,6 +351,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'barcodemae.data.place.column_score': ('data/place.html#column_score', 'barcodemae/data/place.py'),
                                        'barcodemae.data.place.locate': ('data/place.html#locate', 'barcodemae/data/place.py'),
                                        'barcodemae.data.place.on_columns': ('data/place.html#on_columns', 'barcodemae/data/place.py'),
+                                       'barcodemae.data.place.other_strand': ('data/place.html#other_strand', 'barcodemae/data/place.py'),
                                        'barcodemae.data.place.place': ('data/place.html#place', 'barcodemae/data/place.py')},
             'barcodemae.data.published': { 'barcodemae.data.published.download': ( 'data/published.html#download',
                                                                                    'barcodemae/data/published.py'),
