@@ -332,9 +332,9 @@ def test_library_imports_without_notebook_tools():
     "Every module of the package, in a process where the notebook tools cannot be imported."
     code = """
         import importlib, pkgutil, sys
-        away = set('nbdev execnb matplotlib seaborn plotly jupyter jupyterlab notebook IPython ipykernel papermill '
-                   'nbconvert nbformat nbclient tensorboard umap openTSNE pytest hypothesis piqtree jupytext '
-                   'ipywidgets'.split())
+        away = set('nbdev execnb matplotlib seaborn plotly jupyter jupyterlab notebook IPython ipykernel '
+                   'papermill nbconvert nbformat nbclient tensorboard umap openTSNE pytest hypothesis '
+                   'piqtree jupytext ipywidgets'.split())
         class Without: # a finder that does not see them, as where they are not installed
             def __init__(self, finder): self.finder = finder
             def __getattr__(self, name): return getattr(self.finder, name)

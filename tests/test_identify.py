@@ -6,7 +6,7 @@ from barcodemae import cli
 from barcodemae.identification import commands as tool
 from barcodemae.core import InputError, read_json, write_json
 from barcodemae.identification.candidates import ShortList
-from barcodemae.embedding.columns import nearest_rows
+from barcodemae.embedding.neighbours import nearest
 from barcodemae.identification.confidence import fit_calibration, probability
 from barcodemae.identification.taxa import TAXA, assign_taxa
 from barcodemae.identification.classifier import Identifier
@@ -108,13 +108,13 @@ def test_reference_refuses(world, tmp_path):
 def test_search_is_exact_over_parts(world, tmp_path):
     r, _ = make_reference(world['store'].meta['source'], tmp_path/'r', world['model'], ('train',), block=150)
     q = np.random.default_rng(0).normal(size=(9, r.matrix.shape[1])).astype(np.float32)
-    rows, cosine = nearest_rows(q, r.matrix, 7, block=64)
+    rows, cosine = nearest(q, r.matrix, 7, normalised=True, block=64)
     all_of = q @ r.matrix.T
     assert np.allclose(cosine, -np.sort(-all_of, 1)[:, :7], atol=1e-4)
     assert np.allclose(np.take_along_axis(all_of, rows, 1), cosine, atol=1e-4)
     own = rows[:, 0].copy()
     own[3] = -1                                                 # this one may see itself
-    again = nearest_rows(q, r.matrix, 7, (np.arange(len(r)), own), block=64)[0]
+    again = nearest(q, r.matrix, 7, (np.arange(len(r)), own), normalised=True, block=64)[0]
     assert ((again == own[:, None]).sum(1) == 0).all() and (again[3] == rows[3]).all()
 
 

@@ -204,20 +204,21 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 import numpy as np, torch
 from barcodemae.compute import Compute
-from barcodemae.evaluation.knn import GenusProbe
+from barcodemae.evaluation.knn import GenusMonitor
 from barcodemae.embedding.embed import embed
 from barcodemae.embedding.neighbours import nearest
 from barcodemae.training.config import make_config
 from barcodemae.data.store import load_dataset
-from barcodemae.training.pretrain import Trainer, validate
+from barcodemae.training.pretrain import Pretraining
+from barcodemae.training.trainer import Trainer
 store, compute = load_dataset(sys.argv[1]), Compute(torch.device('cpu'), torch.float32)
-trainer = Trainer(make_config('demo', steps=2, registered=True, hidden_size=32), store, compute, 2)
+config = make_config('demo', steps=2, aligned=True, hidden_size=32)
+trainer = Trainer(Pretraining(config, store), compute, 2)
 trainer.step(0)
-validate(trainer, np.array(store.bases[:20]))
-x = embed(trainer.encoder, store.bases[:50], store.labels('processid'), compute=compute)
-assert (nearest(x, x)[0][:, 0] == np.arange(50)).mean() > .9
-assert set(store.labels('genus', store.rows('train'))) and store.rows('pretrain').size
-assert GenusProbe(store, compute, references=50, whiten=40)(trainer.encoder)
+trainer.objective.validate(trainer)
+x = embed(trainer.encoder, store.bases[:50], compute=compute)
+assert (nearest(x, x)[0][:, 0] == np.arange(50)).mean() > .9 and set(store.labels('genus', store.rows('train'))) and store.rows('pretrain').size
+assert GenusMonitor(store, compute, references=50, whiten=40)(trainer.encoder)
 """
 
 def test_training_and_neighbours_need_no_reader_of_tables(tmp_path):

@@ -4,11 +4,12 @@ import numpy as np
 from gpu_kit import save_shards
 from gpu_checks import metrics, seconds_of
 from barcodemae.model.sequence import load_encoder
-from barcodemae.evaluation.knn import GenusProbe, untrained_encoder
+from barcodemae.evaluation.knn import GenusMonitor, untrained_encoder
 from barcodemae.embedding.embed import embed, whitening
 from barcodemae.embedding.neighbours import nearest
 from barcodemae.model.mae import VARIANTS
-from barcodemae.training.pretrain import Trainer, pretraining_rows, train
+from barcodemae.training.pretrain import Pretraining, pretraining_rows, train
+from barcodemae.training.trainer import Trainer
 
 KEPT = ('mae', 'long') # runs whose encoders come back
 QUERIES = ('val_unseen', 'test_unseen')
@@ -47,7 +48,7 @@ def hit_row(query, hit): # (Q,) bool
 
 def pace_of(part, config):
     "Steps per second once compiled."
-    trainer = Trainer(config, part.store, part.compute, 100)
+    trainer = Trainer(Pretraining(config, part.store), part.compute, 100)
     for i in range(3): trainer.step(i)
     return 1 / seconds_of(lambda i: trainer.step(3 + i), part.size(30, 3), part.compute.device)
 
@@ -62,7 +63,7 @@ def full_run(part, name, config):
     folder, few = part.work/name, part.size((), (300, 100))
     labelled = {'train', 'val_unseen'} <= set(part.store.splits) # else the loss alone is followed
     sizes = dict(references=part.size(4000, 300), whiten=part.size(2000, 100))
-    probe = GenusProbe(part.store, part.compute, **sizes) if labelled else None
+    probe = GenusMonitor(part.store, part.compute, **sizes) if labelled else None
     record = train(config, part.store, folder, part.compute, probe)
     encoder, curve = load_encoder(folder/'last'), metrics(folder)
     if name in KEPT: save_shards(encoder, part.out, name)

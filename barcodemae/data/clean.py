@@ -124,7 +124,7 @@ def _changes(self:Cleaner, before, after):
         self.done.changed[c] += counts[c][0]
     self.done.changed['truncated'] += int((bases > self.config.max_length).sum())
 
-# %% ../../nbs/data/clean.ipynb #a050eac8
+# %% ../../nbs/data/clean.ipynb #6614f944
 @patch
 def _ids(self:Cleaner, ids):
     "Remember ids that were met before."
@@ -149,7 +149,7 @@ def _conflicts(labelled, rank):
     pairs = pairs.unique(['barcode', rank], keep='first', maintain_order=True)
     return pairs.group_by('barcode', maintain_order=True).agg(pl.col(rank).cast(pl.String), 'processid')
 
-# %% ../../nbs/data/clean.ipynb #cf1ba978
+# %% ../../nbs/data/clean.ipynb #abce4348
 @patch
 def report(self:Cleaner) -> CleanReport:
     "What was done; `InputError` where two records have one id, or where nothing is left."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LONGEST', 'SHORTEST', 'FAULTS', 'KEPT', 'Faults', 'as_text', 'record_name', 'Broken', 'with_context']
 
-# %% ../../nbs/data/faults.ipynb #de52d50b
+# %% ../../nbs/data/faults.ipynb #4a52baec
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fastcore.basics import patch
@@ -55,7 +55,7 @@ class Faults:
         if self.counts[kind] <= 3:
             self.first.setdefault(kind, []).append((file, record, detail))
 
-# %% ../../nbs/data/faults.ipynb #6e4e05f1
+# %% ../../nbs/data/faults.ipynb #cacb0166
 @patch
 def report(self:Faults) -> str: # '' where nothing was wrong
     "Lines for standard error: each kind of fault, how many, the first records, the fix."
@@ -72,7 +72,7 @@ def report(self:Faults) -> str: # '' where nothing was wrong
         lines.append(f'  {kind}: {n:,}{became}' + f' ({shown})'*bool(shown) + f'. Fix: {FAULTS[kind]}')
     return '\n'.join(lines)
 
-# %% ../../nbs/data/faults.ipynb #01ad3a8b
+# %% ../../nbs/data/faults.ipynb #8970f5c4
 def as_text(
     raw:bytes, # as in a file
 ) -> str:
@@ -89,7 +89,7 @@ def record_name(
     "What a message calls a record: 'record 4 (FIN3)'."
     return f'record {n}' + (f" ({''.join(c if c.isprintable() else '?' for c in name[:40])})" if name else '')
 
-# %% ../../nbs/data/faults.ipynb #49d2bd86
+# %% ../../nbs/data/faults.ipynb #d62d4a91
 class Broken(Exception):
     "A compressed file cannot be unpacked any further. Arguments: kind of fault, detail."
 

@@ -6,7 +6,7 @@
 __all__ = ['SIZE', 'STDIN', 'READABLE', 'KEEP', 'TAIL', 'as_stream', 'Source', 'open_source', 'fasta_records', 'fastq_records',
            'recognise']
 
-# %% ../../nbs/data/files.ipynb #726fc19f
+# %% ../../nbs/data/files.ipynb #b81120f3
 import gzip, io, os, re, sys, zipfile
 from contextlib import contextmanager, nullcontext
 from itertools import chain
@@ -27,7 +27,7 @@ def _pieces(f):
     yield first
     yield from iter(lambda: f.read(SIZE), b'')
 
-# %% ../../nbs/data/files.ipynb #ddb5a326
+# %% ../../nbs/data/files.ipynb #9158793e
 class _Stream(io.RawIOBase):
     "Pieces of bytes as a file. `taken`: bytes so far; `broken`: the `Broken` that ended it, or None."
     def __init__(self, pieces): self.pieces, self.rest, self.taken, self.broken = pieces, b'', 0, None
@@ -57,7 +57,7 @@ def _unpacker(packed, start, salvage):
     stream = xopen(packed, 'rb', threads=0)
     return stream.detach() if start.startswith(b'\x28\xb5\x2f\xfd') else stream
 
-# %% ../../nbs/data/files.ipynb #ea985479
+# %% ../../nbs/data/files.ipynb #8a166c68
 def _step(stream, file):
     "The next bytes (b'' at the end), and the `Broken` that ended them."
     try:
@@ -84,7 +84,7 @@ def _unpacked(stream, file):
     if broken:
         raise broken
 
-# %% ../../nbs/data/files.ipynb #1e51bafc
+# %% ../../nbs/data/files.ipynb #647fdbf8
 STDIN = 'standard input' # what messages call it
 READABLE = re.compile(r'\.(csv|tsv|txt|fa|fas|fna|fasta|fq|fastq)$', re.I) # in a zip
 
@@ -98,7 +98,7 @@ def _zip_member(f, file):
     raise InputError(f'the zip must hold exactly one table or FASTA, it holds {found}', file=file,
         fix='unzip it and name the file')
 
-# %% ../../nbs/data/files.ipynb #439b4c2c
+# %% ../../nbs/data/files.ipynb #0eb4f9a1
 class Source:
     "An open file: `pieces` of its unpacked bytes, or `parquet` where polars has to read it."
     def __init__(self,
@@ -122,7 +122,7 @@ class Source:
         "Bytes of the file read so far, as they lie on the disk."
         return self.f.tell() if self.f.seekable() else self._raw.taken
 
-# %% ../../nbs/data/files.ipynb #4084188b
+# %% ../../nbs/data/files.ipynb #cec99189
 def _open(source):
     if str(source) == '-':
         return nullcontext(sys.stdin.buffer), STDIN
@@ -138,7 +138,7 @@ def _open(source):
         wrong, fix = f'cannot be opened ({e})', 'check the path'
     raise InputError(wrong, file=source, fix=fix)
 
-# %% ../../nbs/data/files.ipynb #7e19c4b9
+# %% ../../nbs/data/files.ipynb #5b64d985
 @patch(as_prop=True)
 def size(self:Source) -> int:
     "Bytes of the file; of a pipe those read so far."
@@ -205,7 +205,7 @@ def _fastq_fault(head, sequence, plus, quality):
         return ('empty record', None), 2
     return ('broken FASTQ', None), 1
 
-# %% ../../nbs/data/files.ipynb #08e868b3
+# %% ../../nbs/data/files.ipynb #311e2fd4
 def fastq_records(
     pieces, # of FASTQ, lines ended by \n
 ):
@@ -225,7 +225,7 @@ def fastq_records(
             stray, i = n == 1, i + n
         lines = lines[i:]
 
-# %% ../../nbs/data/files.ipynb #02a638c8
+# %% ../../nbs/data/files.ipynb #28db0be7
 def _plain_ends(pieces):
     "Pieces in which \\n ends a line."
     rest = b''
@@ -240,7 +240,7 @@ def _plain_ends(pieces):
     if rest:
         yield b'\n'
 
-# %% ../../nbs/data/files.ipynb #e3736df6
+# %% ../../nbs/data/files.ipynb #4751d97a
 def recognise(
     pieces, # of unpacked bytes
 ) -> tuple: # (records, None) of FASTA and FASTQ, or (None, pieces) of a table

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PUBLISHED', 'HUB', 'known_dataset', 'download']
 
-# %% ../../nbs/data/published.ipynb #deb9a66e
+# %% ../../nbs/data/published.ipynb #4559f2c6
 import re
 from pathlib import Path
 from ..core import InputError
@@ -42,7 +42,7 @@ HUB = {
         example=', '.join(f'{n}.csv' for n in PARTITION_FILES)),
 }
 
-# %% ../../nbs/data/published.ipynb #93ca7dfe
+# %% ../../nbs/data/published.ipynb #06f6382c
 def download(
     name:str, # 'bioscan5m' (BIOSCAN-5M) or 'canada' (CANADA-1.5M)
     folder=None, # where to; the path that settings.ini gives for the data set where not given

@@ -113,7 +113,7 @@ def _count(names, seen, file, faults):
         faults.add('repeated id', file, names[i][:40])
     faults.given += len(names)
 
-# %% ../../nbs/data/query.ipynb #2812df06
+# %% ../../nbs/data/query.ipynb #e20ffe47
 def read_sequences(
     source, # file of FASTA, FASTQ, CSV or TSV, plain or compressed, or Parquet; '-' is standard input
     faults:Faults=None, # where to count; without one, faults end as a warning

@@ -103,7 +103,7 @@ def _header(stream):
     sep = '\t' if head.count('\t') > head.count(',') else ','
     return next(csv.reader([head], delimiter=sep)), sep
 
-# %% ../../nbs/01_data.ipynb #74becc9f
+# %% ../../nbs/01_data.ipynb #3576cbde
 def _table_frames(pieces, columns, repair):
     "Frames of text from a CSV or TSV; `Broken` after the last that could be read."
     stream = as_stream(_whole_lines(pieces, repair))
@@ -237,7 +237,7 @@ def read_content(
     records, pieces = recognise(source.pieces)
     return records, None if pieces is None else _table_frames(pieces, columns, repair)
 
-# %% ../../nbs/01_data.ipynb #98e95e8d
+# %% ../../nbs/01_data.ipynb #08359fa7
 def _checked(source, columns, split):
     "Frames of one file, standard and checked. `InputError` at the first fault."
     rows, faults = 0, Faults(strict=True)

@@ -11,7 +11,8 @@ __all__ = ['SEARCHED', 'LONGEST_LIST', 'SEARCHED_PER_SPECIES', 'KEPT', 'KEPT_PER
 from dataclasses import dataclass
 import numpy as np, torch
 from torch.nn import functional as F
-from ..embedding.columns import column_vectors, nearest_rows
+from ..embedding.columns import column_vectors
+from ..embedding.neighbours import nearest
 from ..core import InputError, progress
 from .reference import Reference
 from .sites import DIFFERENT, FEATURES, SHARED, site_features
@@ -42,7 +43,8 @@ def _first(good, n): # (Q, m) bool -> (Q, n) indices of the first good ones, the
 
 # %% ../../nbs/identification/candidates.ipynb #a35e3eea
 def _capped(reference, vectors, searched, n, without): # the best n, at most so many of a species
-    rows, cosine = nearest_rows(vectors, reference.matrix, searched, without)
+    searched = min(searched, len(reference))
+    rows, cosine = nearest(vectors, reference.matrix, searched, without, normalised=True)
     good = within_cap(reference.groups[rows], SEARCHED_PER_SPECIES) & (cosine > -1.5)
     first = _first(good, n)
     rows, cosine, good = (np.take_along_axis(x, first, 1) for x in (rows, cosine, good))

@@ -9,8 +9,9 @@ __all__ = ['K', 'SAMPLING', 'GAP_OPEN', 'GAP_EXTEND', 'WINDOW', 'SUSPECT', 'BROK
 # %% ../../nbs/identification/gaps.ipynb #525623d3
 from dataclasses import dataclass
 import numpy as np, parasail
-from ..embedding.columns import column_vectors, nearest_rows
-from ..data.place import WEAK, Placed, _TURNED
+from ..embedding.columns import column_vectors
+from ..embedding.neighbours import nearest
+from ..data.place import WEAK, Placed, other_strand
 from ..data.store import PAD, WIDTH
 
 # %% ../../nbs/identification/gaps.ipynb #53c89c9a
@@ -216,13 +217,14 @@ ALIGNED = 4 # relatives with most k-mers in common, to which a suspect is aligne
 
 def _two_nearest(table, bases, pool, own): # (N, 2) rows of the pool; a single relative counts twice
     without = None if own is None else (np.arange(len(pool)), own)
-    rows, cosine = nearest_rows(column_vectors(table, bases), pool.vectors, 2, without)
+    vectors, n = column_vectors(table, bases), min(2, len(pool))
+    rows, cosine = nearest(vectors, pool.vectors, n, without, normalised=True)
     return np.where(cosine > -1.5, rows, rows[:, :1])[:, [0, -1]]
 
 # %% ../../nbs/identification/gaps.ipynb #902c008b
 def _realign_one(placed, i, pool, near, serves, turn): # -> relatives of barcode i, columns of frame shifts
     codes = placed.codes[i]
-    strands = {False: codes} | ({True: _TURNED[codes[::-1]]} if turn and placed.score[i] < WEAK else {})
+    strands = {False: codes} | ({True: other_strand(codes)} if turn and placed.score[i] < WEAK else {})
     plain = _plain_score(placed.bases[i], pool.bases[near])
     best, nearest, found = plain.max() + pool.gain, (plain.max(), near), None
     for turned, codes in strands.items():

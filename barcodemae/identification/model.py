@@ -79,13 +79,14 @@ def vectors(self:Model,
     bases:np.ndarray, # (N, 660) uint8, aligned to the gene, see `Model.align`
 ) -> np.ndarray: # (N, D) float32 of length 1; 0 where no k-mer is known
     "Embeddings by the encoder: pooled, centred, whitened, normalised."
-    from barcodemae.embedding.embed import embed
+    from barcodemae.embedding.embed import embed, kmer_tokens
     from barcodemae.model.tokenizer import FIRST_KMER, kmer_ids
     k, out = self.encoder.config.k, np.zeros((len(bases), self.width), np.float32)
     ids, mask = kmer_ids(torch.from_numpy(bases), k)
     rows = np.flatnonzero((mask & (ids >= FIRST_KMER)).any(1).numpy())
     if len(rows):
-        x = embed(self.encoder, bases[rows], compute=self.compute, quiet=True, registered=True)
+        tokens = kmer_tokens(k)
+        x = embed(self.encoder, bases[rows], compute=self.compute, tokens=tokens, desc=None)
         out[rows] = F.normalize((torch.from_numpy(x) - self.mean) @ self.matrix, dim=1).numpy()
     return out
 

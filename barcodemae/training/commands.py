@@ -11,7 +11,7 @@ from pathlib import Path
 from ..core import InputError, read_json
 from ..compute import probe_compute
 from ..data.store import load_dataset
-from ..evaluation.knn import evaluate_run
+from ..evaluation.run import evaluate_run
 from ..evaluation.report import table, verdict
 from ..options import flat
 from ..settings import load_settings
