@@ -1,4 +1,4 @@
-"""Guards for barcodemae.bench.cnn: gradients, batches, seeds, saving and loading, wrong weights, and that it learns."""
+"""Guards for barcodemae.bench.cnn: gradients, batches, seeds, saving, wrong weights, and that it learns."""
 import json
 
 import numpy as np, pytest, torch
@@ -44,18 +44,20 @@ def test_every_parameter_gets_a_gradient():
 def test_gradients_are_those_of_differences():
     model = net(CnnConfig(filters=(4, 4, 4), features=6, dropout=0.)).double().eval()
     bases = torch.from_numpy(pack(BARCODES[:3]))
-    letters = torch.nn.functional.one_hot(bases.long(), 6)[..., :5].mT.double()
-    letters = (letters + .01 * torch.randn(letters.shape, dtype=torch.double)).requires_grad_()   # equal letters would tie in the max-pooling
+    onehot = torch.nn.functional.one_hot(bases.long(), 6)[..., :5].mT.double()
+    noise = .01 * torch.randn(onehot.shape, dtype=torch.double) # equal bases would tie in the max-pooling
+    onehot = (onehot + noise).requires_grad_()
     function = lambda x: model.head(model.dense(model.layers(x).flatten(1)).tanh()).sum()
-    function(letters).backward()
-    direction = torch.randn(letters.shape, dtype=torch.double, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad(): slope = (function(letters + 1e-7 * direction) - function(letters - 1e-7 * direction)) / 2e-7
-    assert slope.item() == pytest.approx((letters.grad * direction).sum().item(), rel=1e-5)
+    function(onehot).backward()
+    direction = torch.randn(onehot.shape, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    small = 1e-7 * direction
+    with torch.no_grad(): derivative = (function(onehot + small) - function(onehot - small)) / 2e-7
+    assert derivative.item() == pytest.approx((onehot.grad * direction).sum().item(), rel=1e-5)
 
 
 def test_shapes_and_width():
-    model = net().eval()
-    assert model.embed(torch.from_numpy(pack(BARCODES))).shape == (8, 500) and model(torch.from_numpy(pack(BARCODES))).shape == (8, 7)
+    model, bases = net().eval(), torch.from_numpy(pack(BARCODES))
+    assert model.embed(bases).shape == (8, 500) and model(bases).shape == (8, 7)
     assert CnnEmbedder(model, CPU).encode([]).shape == (0, 500)
 
 
@@ -78,7 +80,7 @@ def test_long_is_cut_and_empty_refused():
 def test_the_seed_decides(store, trained):
     model, _ = trained
     before = torch.random.get_rng_state()
-    same, other = train_cnn(store, compute=CPU, config=SMALL), train_cnn(store, compute=CPU, config=SMALL, seed=1)
+    same, other = (train_cnn(store, compute=CPU, config=SMALL, seed=seed) for seed in (0, 1))
     assert torch.equal(before, torch.random.get_rng_state())
     ours = model.state_dict()
     assert all(torch.equal(ours[n], t) for n, t in same.state_dict().items())
@@ -87,11 +89,13 @@ def test_the_seed_decides(store, trained):
 
 def test_saved_and_loaded(store, trained):
     model, folder = trained
-    assert sorted(p.name for p in folder.iterdir()) == ['config.json', 'model.safetensors'] and not list(folder.parent.glob('.tmp-*'))
+    assert sorted(p.name for p in folder.iterdir()) == ['config.json', 'model.safetensors']
+    assert not list(folder.parent.glob('.tmp-*'))
     assert 'supervised' in systems()['cnn'].pretrained_on
     for source in (folder, folder/'model.safetensors'):
         again = load('cnn', source, CPU)
-        assert np.array_equal(again.encode(BARCODES), CnnEmbedder(model, CPU).encode(BARCODES)) and again.model.config == SMALL
+        assert np.array_equal(again.encode(BARCODES), CnnEmbedder(model, CPU).encode(BARCODES))
+        assert again.model.config == SMALL
         assert (again.model.classes == model.classes).all() and not again.model.training
     assert read_json(folder/'config.json')['dataset'] == store.name
 
@@ -105,13 +109,17 @@ def test_a_folder_is_not_overwritten(store, trained):
 def test_wrong_weights_are_refused(trained, tmp_path):
     weights, config = load_file(trained[1]/'model.safetensors'), read_json(trained[1]/'config.json')
     def written(weights, config):
-        save_file(weights, tmp_path/'model.safetensors'); (tmp_path/'config.json').write_text(json.dumps(config))
+        save_file(weights, tmp_path/'model.safetensors')
+        (tmp_path/'config.json').write_text(json.dumps(config))
         return tmp_path
-    with pytest.raises(InputError, match='missing head.bias'): load_cnn(written({n: t for n, t in weights.items() if n != 'head.bias'}, config))
-    with pytest.raises(InputError, match='unknown extra'): load_cnn(written({**weights, 'extra': torch.ones(1)}, config))
-    with pytest.raises(InputError, match='head.weight is'): load_cnn(written(weights, {**config, 'classes': config['classes'][:-1]}))
-    for broken in ({}, {**config, 'settings': {**config['settings'], 'colour': 'red'}}, {**config, 'settings': {**config['settings'], 'filters': 3}}):
-        with pytest.raises(InputError, match='no settings of a CNN'): load_cnn(written(weights, broken))
+    def refused(message, weights, config):
+        with pytest.raises(InputError, match=message): load_cnn(written(weights, config))
+    refused('missing head.bias', {n: t for n, t in weights.items() if n != 'head.bias'}, config)
+    refused('unknown extra', weights | dict(extra=torch.ones(1)), config)
+    refused('head.weight is', weights, config | dict(classes=config['classes'][:-1]))
+    for changes in (dict(colour='red'), dict(filters=3)):
+        refused('no settings of a CNN', weights, config | dict(settings=config['settings'] | changes))
+    refused('no settings of a CNN', weights, {})
     (tmp_path/'config.json').unlink()
     with pytest.raises(InputError, match='not there'): load_cnn(tmp_path)
     with pytest.raises(InputError, match='train_cnn'): load('cnn', compute=CPU)
@@ -124,12 +132,13 @@ def test_one_name_cannot_be_told_apart(store, monkeypatch):
 
 
 def test_it_learns(store):
-    "A few steps on simulated barcodes: names far above chance (1 of 62 genera), and vectors that serve for unseen species."
+    "A few steps on simulated barcodes: names far above chance (1 of 62 genera), vectors for unseen species."
     embedder = CnnEmbedder(train_cnn(store, compute=CPU, rank='genus', epochs=4), CPU)
     test = store.rows('test')
     name, p = embedder.predict(store.sequences(test))
     assert score(store.labels('genus', test), name)['accuracy'] > 30 and ((0 < p) & (p <= 1)).all()
-    assert knn_rows('cnn', lambda rows: embedder.encode(store.sequences(rows)), store, 'genus', ('test_unseen',))[0]['accuracy'] > 30
+    def vectors(rows): return embedder.encode(store.sequences(rows))
+    assert knn_rows('cnn', vectors, store, 'genus', ('test_unseen',))[0]['accuracy'] > 30
 
 
 def test_a_late_start_is_made_good(store, trained):
@@ -139,4 +148,4 @@ def test_a_late_start_is_made_good(store, trained):
     there = late != 5
     assert there.sum() > len(barcode) - 20 and torch.equal(whole[there], late[there])
     assert 'reference' in read_json(trained[1]/'config.json') and len(load_cnn(trained[1]).reference) == 660
-    assert train_cnn(store, compute=CPU, config=SMALL, registered=False).reference is None
+    assert train_cnn(store, compute=CPU, config=SMALL, aligned=False).reference is None

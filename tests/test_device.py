@@ -1,7 +1,7 @@
 """What would go wrong on a GPU, found without one: tensors of device `meta` have shapes and no values.
 
 A mode watches each operation. It refuses tensors of two devices in one operation, kernels that only a CPU has
-and, inside a training step, whatever waits for a value (`.item()`, a copy to the CPU, indexing with a mask)."""
+and, inside a training step, whatever waits for a value (`.item()`, a copy to the CPU, a mask as an index)."""
 import contextlib, sys
 
 import numpy as np, pytest, torch
@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from barcodemae.compute import Compute
-from barcodemae.training.finetune import FinetuneConfig, Tuner
+from barcodemae.training.finetune import FinetuneConfig, Finetuning
 from barcodemae.evaluation.knn import GenusMonitor, untrained_encoder
 from barcodemae.embedding.embed import embed
 from barcodemae.embedding.neighbours import nearest
@@ -17,7 +17,8 @@ from barcodemae.model.cpu_layers import ByteDropout, FusedLinear
 from barcodemae.training.config import make_config, model_config
 from barcodemae.identification.model import save_model
 from barcodemae.data.store import load_dataset
-from barcodemae.training.pretrain import Trainer, masked_accuracy, validate
+from barcodemae.training.pretrain import Pretraining, masked_accuracy
+from barcodemae.training.trainer import Trainer
 
 META = Compute(torch.device('meta'), torch.float32)
 VARIANTS = ('mae', 'mae_with_mask', 'encoder_only', 'hyena', 'mamba', 'mamba2', 'caduceus')
@@ -68,7 +69,7 @@ def store(): return load_dataset('demo')
 
 
 def config(**changes):
-    return make_config('demo', dropout=.1, random_offset=True, registered=True, steps=10, **changes)
+    return make_config('demo', dropout=.1, random_offset=True, aligned=True, steps=10, **changes)
 
 
 # the work
@@ -76,15 +77,15 @@ def config(**changes):
 @pytest.mark.parametrize('optimizer', ['adamw', 'muon'])
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_steps_and_validation(store, variant, optimizer):
-    trainer = Trainer(config(variant=variant, optimizer=optimizer), store, META, 10)
-    assert {p.device.type for p in (*trainer.model.parameters(), trainer.bases)} == {'meta'}
+    trainer = Trainer(Pretraining(config(variant=variant, optimizer=optimizer), store), META, 10)
+    assert {p.device.type for p in (*trainer.model.parameters(), trainer.objective.bases)} == {'meta'}
     with OnDevice(may_wait=False):
         trainer.step(0)
-        masked_accuracy(trainer.step(1, with_logits=True))
+        masked_accuracy(trainer.step(1, with_metrics=True))
     reached = {p for optimizer in trainer.optimizers for p in optimizer.state} # made for a gradient
     missed = [n for n, p in trainer.model.named_parameters() if p not in reached]
     assert not missed, 'weights without a gradient or an optimiser'
-    with OnDevice(may_wait=True) as on: validate(trainer, np.array(store.bases[:256]))
+    with OnDevice(may_wait=True) as on: trainer.objective.validate(trainer)
     assert on.fetched == 0
 
 
@@ -116,10 +117,11 @@ def test_fine_tuning(store, tmp_path):
     encoder = untrained_encoder(model_config(config(), reference=store.sequences([0])[0]))
     encoder.save_pretrained(tmp_path/'best')
     for masked in (0., .5):
-        tuner = Tuner(FinetuneConfig(start=str(tmp_path), batch_size=16, masked=masked), store, META)
+        objective = Finetuning(FinetuneConfig(start=str(tmp_path), batch_size=16, masked=masked), store)
+        trainer = Trainer(objective, META, 10)
         with OnDevice(may_wait=True):
-            tuner.step(0)
-            assert set(tuner.predict(tuner.rows[:20])) == set(tuner.names)
+            trainer.step(0)
+            assert set(objective.predict(trainer, objective.labelled[:20])) == set(objective.names)
 
 
 # the mode itself: faults planted, one of each kind
@@ -143,7 +145,7 @@ FAULTS = dict(
 
 @pytest.mark.parametrize('fault', FAULTS)
 def test_planted_faults_are_found(store, fault):
-    trainer = Trainer(config(), store, META, 10)
+    trainer = Trainer(Pretraining(config(), store), META, 10)
     dense = trainer.model.encoder.encoder.layer[0].output.dense
     dense.__class__, dense.fault = Faulty, FAULTS[fault]
     told = 'waits for|tensors on|only a CPU|convert meta device'
@@ -153,7 +155,7 @@ def test_planted_faults_are_found(store, fault):
 def test_a_look_at_the_mask_is_found(store, monkeypatch):
     "transformers asks whether a mask of two dimensions is all ones, and waits for the answer."
     monkeypatch.setattr('barcodemae.model.mae.attended', lambda bert, mask: mask)
-    trainer = Trainer(config(), store, META, 10)
+    trainer = Trainer(Pretraining(config(), store), META, 10)
     with pytest.raises(RuntimeError, match='waits for'), OnDevice(may_wait=False): trainer.step(0)
 
 

@@ -1,4 +1,4 @@
-"""Guards for barcodemae.training.optim: Muon is torch's, what is dropped has no effect, who gets which optimiser."""
+"""Guards for barcodemae.training.optim: Muon is torch's, flushing has no effect, who gets which optimiser."""
 import pytest, torch
 from torch import nn
 
@@ -25,7 +25,8 @@ def test_muon_is_torchs(shape, dtype):
 
 @pytest.mark.parametrize('shape', [(16, 16), (4, 32), (32, 4)])
 def test_orthogonal_updates(shape):
-    lengths = torch.linalg.svdvals(orthogonalise(torch.randn(5, *shape, generator=torch.Generator().manual_seed(1))))
+    updates = torch.randn(5, *shape, generator=torch.Generator().manual_seed(1))
+    lengths = torch.linalg.svdvals(orthogonalise(updates))
     assert .3 < lengths.min() and lengths.max() < 1.3
     assert orthogonalise(torch.zeros(1, *shape)).abs().max() == 0
 
@@ -34,12 +35,13 @@ def test_muon_is_for_matrices():
     with pytest.raises(ValueError, match='matrices'): Muon([nn.Parameter(torch.zeros(3))], lr=.1)
 
 
-def test_dropped_traces_change_nothing():
+def test_flushed_denormals_change_nothing():
     def walk(drop):
         torch.manual_seed(0)
-        p = nn.Parameter(torch.randn(20, 4)); o = torch.optim.AdamW([p], lr=1e-2, fused=True)
+        p = nn.Parameter(torch.randn(20, 4))
+        o = torch.optim.AdamW([p], lr=1e-2, fused=True)
         for i in range(900):
-            p.grad = torch.randn_like(p) * (i < 5 or i > 850)           # a word that goes away and comes back
+            p.grad = torch.randn_like(p) * (i < 5 or i > 850) # a k-mer that goes away and comes back
             o.step()
             if drop and i % 100 == 0: flush_denormals(o)
             if i == 801: left = o.state[p]['exp_avg'].abs().max().item()
@@ -50,7 +52,8 @@ def test_dropped_traces_change_nothing():
 
 def test_every_parameter_has_one_optimiser():
     model = BarcodeMAEForPreTraining(model_config(make_config('demo')))
-    groups = [[p for g in o.param_groups for p in g['params']] for o in make_optimizers(model, 'muon', 1e-3, 0.)]
+    optimizers = make_optimizers(model, 'muon', 1e-3, 0.)
+    groups = [[p for g in o.param_groups for p in g['params']] for o in optimizers]
     assert sorted(map(id, sum(groups, []))) == sorted(map(id, model.parameters()))
     assert {tuple(p.shape) for p in groups[1]} == {(64, 64), (64, 256), (256, 64)}
     assert len(make_optimizers(model, 'adamw', 1e-3, 0.)) == 1

@@ -1,4 +1,4 @@
-"""Guards for barcodemae.training.sweep: grids, shared runs, a sweep that is killed, two at once, the command."""
+"""Guards for barcodemae.training.sweep: grids, shared runs, killed sweeps, two at once, the command."""
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
@@ -19,59 +19,91 @@ def test_the_grids_that_come_along():
         for preset in ('demo', 'mini', 'bioscan5m'):
             jobs = grid_jobs(find_grid(grid, settings), preset, preset, settings.runs)
             assert len({j.folder for j in jobs}) == len(jobs) > 1
+            assert all((settings.root/f'nbs/{j.notebook}.ipynb').exists() for j in jobs)
     assert len(grid_jobs(find_grid('table1', settings), 'bioscan5m', 'bioscan5m', settings.runs)) == 15
-    assert [preset_for(d) for d in ('demo', 'coi_mini', 'bioscan5m', 'canada', 'my.csv')] == ['demo', 'mini', 'bioscan5m', 'bioscan5m', 'mini']
+    presets = dict(demo='demo', coi_mini='mini', bioscan5m='bioscan5m', canada='bioscan5m')
+    presets['my.csv'] = 'mini'
+    assert {dataset: preset_for(dataset) for dataset in presets} == presets
 
 
 def test_from_grid_to_parameters(tmp_path):
     (tmp_path/'g.ini').write_text(GRID)
     jobs = grid_jobs(tmp_path/'g.ini', 'demo', 'demo', tmp_path)
-    assert [j.parameters['seed'] for j in jobs] == [0, 0, 1, 1]                     # whole tables of fewer seeds first
+    assert [j.parameters['seed'] for j in jobs] == [0, 0, 1, 1] # whole tables of fewer seeds first
     assert jobs[0].name == 'mae_enc1-2_dec1-2_k6_steps3_seed0' and jobs[0].parameters['steps'] == 3
     assert jobs[1].parameters['steps'] == 0 and jobs[1].parameters['variant'] == 'encoder_only'
     assert jobs[0].parameters['overrides'] == dict(k=6, layers=1, heads=2, decoder_layers=1, decoder_heads=2)
 
 
 def test_models_and_what_starts_from_them(tmp_path):
-    (tmp_path/'a.ini').write_text('[every]\nseed = 0, 1\nsteps = 5\n[demo]\nmodel = mae 1-2/1-2, encoder_only 2-2, untrained 1-2\n')
-    (tmp_path/'b.ini').write_text('[every]\nnotebook = training/finetune\nseed = 1\nsteps = 5\n[demo]\nstart = mae 1-2/1-2, untrained 1-2\n')
-    (tmp_path/'c.ini').write_text('[every]\nseed = 0\nsteps = 5\nanalyses = masking\n[demo]\nmodel = mae 1-2/1-2\n')
+    grids = dict(a='[every]\nseed = 0, 1\nsteps = 5\n'
+                   '[demo]\nmodel = mae 1-2/1-2, encoder_only 2-2, untrained 1-2\n',
+                 b='[every]\nnotebook = training/finetune\nseed = 1\nsteps = 5\n'
+                   '[demo]\nstart = mae 1-2/1-2, untrained 1-2\n',
+                 c='[every]\nseed = 0\nsteps = 5\nanalyses = masking\n[demo]\nmodel = mae 1-2/1-2\n')
+    for name, text in grids.items(): (tmp_path/f'{name}.ini').write_text(text)
     first, second, third = (grid_jobs(tmp_path/f'{g}.ini', 'demo', 'demo', tmp_path) for g in 'abc')
-    assert [j.name for j in first[:3]] == ['mae_enc1-2_dec1-2_k6_steps5_seed0', 'encoder_only_enc2-2_k6_steps5_seed0', 'untrained_enc1-2_k6_steps0_seed0']
-    assert first[1].parameters['overrides'] == dict(k=6, layers=2, heads=2) and first[1].parameters['variant'] == 'encoder_only'
-    assert [j.needs.folder for j in second] == [first[3].folder, first[5].folder] and second[0].folder not in {j.folder for j in first}
+    assert [j.name for j in first[:3]] == [
+        'mae_enc1-2_dec1-2_k6_steps5_seed0', 'encoder_only_enc2-2_k6_steps5_seed0',
+        'untrained_enc1-2_k6_steps0_seed0']
+    assert first[1].parameters['overrides'] == dict(k=6, layers=2, heads=2)
+    assert first[1].parameters['variant'] == 'encoder_only'
+    assert [j.needs.folder for j in second] == [first[3].folder, first[5].folder]
+    assert second[0].folder not in {j.folder for j in first}
+    assert second[0].name == 'finetune_mae_enc1-2_dec1-2_k6_steps5_seed1'
     assert second[0].parameters['start'] == str(first[3].folder) and second[0].parameters['seed'] == 1
     merged = merge_jobs(first + third)
-    assert len(merged) == 6 and merged[0].analyses == ('masking',) and merged[0].parameters['analyses'] == ['masking'] and merged[1].analyses == ()
+    assert len(merged) == 6 and merged[0].analyses == ('masking',) and merged[1].analyses == ()
+    assert merged[0].parameters['analyses'] == ['masking']
 
 
-@pytest.mark.parametrize('text, message', [('[every]\n', 'says nothing about the preset'), ('[demo]\nlayer = 3\n', 'no such setting'),
-                                           ('[demo]\nshape = 6\n', 'no shape'), ('seed = 1\n', 'Fix'), (None, 'no such grid')])
+FAULTS = [('[every]\n', 'says nothing about the preset'), ('[demo]\nlayer = 3\n', 'no such setting'),
+          ('[demo]\nshape = 6\n', 'no shape'), ('seed = 1\n', 'Fix'), (None, 'no such grid')]
+
+@pytest.mark.parametrize('text, message', FAULTS)
 def test_faults_of_a_grid(tmp_path, text, message):
     if text is not None: (tmp_path/'g.ini').write_text(text)
     with pytest.raises(InputError, match=message): grid_jobs(tmp_path/'g.ini', 'demo', 'demo', tmp_path)
 
 
 def notebook(folder, code):
-    cells = [nbformat.v4.new_code_cell('a, run_dir = 1, None', metadata={'tags': ['parameters']}), nbformat.v4.new_code_cell(code)]
+    parameters = nbformat.v4.new_code_cell('a, run_dir = 1, None', metadata={'tags': ['parameters']})
+    cells = [parameters, nbformat.v4.new_code_cell(code)]
     kernel = dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder/'toy.ipynb')
 
 
-def jobs_in(folder, n): return [Job(f'a{a}', folder/f'a{a}', 'toy', dict(a=a, run_dir=str(folder/f'a{a}')), ('clustering',)) for a in range(n)]
+def job_in(folder, a):
+    parameters = dict(a=a, run_dir=str(folder/f'a{a}'))
+    return Job(f'a{a}', folder/f'a{a}', 'toy', parameters, ('clustering',))
 
 
-WRITE = 'import json, time; from pathlib import Path\nPath(run_dir, "results.json").write_text(json.dumps(dict(knn=[], readings=[], clustering=[a])))'
+def jobs_in(folder, n): return [job_in(folder, a) for a in range(n)]
+
+
+WRITE = """import json, time; from pathlib import Path
+Path(run_dir, "results.json").write_text(json.dumps(dict(knn=[], readings=[], clustering=[a])))"""
+SLEEP = WRITE + """
+if not Path(run_dir, "pid").exists():
+    import os
+    Path(run_dir, "pid").write_text(str(os.getpid()))
+    Path(run_dir, "results.json").unlink()
+    time.sleep(600)"""
 
 
 def test_done_broken_and_elsewhere(tmp_path):
     notebook(tmp_path, WRITE)
     jobs, said = jobs_in(tmp_path, 4), []
-    for name, text in (('a0', '{"knn": [], "readings": [], "clustering": []}'), ('a1', '{"knn": ['), ('a2', '{"knn": [], "readings": []}')):
-        (tmp_path/name).mkdir(); (tmp_path/name/'results.json').write_text(text)
+    results = dict(a0='{"knn": [], "readings": [], "clustering": []}', a1='{"knn": [',
+                   a2='{"knn": [], "readings": []}')
+    for name, text in results.items():
+        (tmp_path/name).mkdir()
+        (tmp_path/name/'results.json').write_text(text)
     (tmp_path/'a3').mkdir()
-    with FileLock(tmp_path/'a3/sweep.lock'): found = Sweep(jobs, tmp_path, [{}, {}], tell=said.append).go()
-    assert {s: sorted(names) for s, names in found.items()} == {'done before': ['a0'], 'done': ['a1', 'a2'], 'elsewhere': ['a3']}
+    with FileLock(tmp_path/'a3/sweep.lock'):
+        found = Sweep(jobs, tmp_path, [{}, {}], log=said.append).run()
+    found = {state: sorted(names) for state, names in found.items()}
+    assert found == {'done before': ['a0'], 'done': ['a1', 'a2'], 'elsewhere': ['a3']}
     assert any(str(tmp_path/'a1') in line and 'skipped' in line for line in said)
 
 
@@ -79,20 +111,23 @@ def test_a_job_waits_for_what_it_needs(tmp_path):
     notebook(tmp_path, WRITE)
     late, early = jobs_in(tmp_path, 2)
     late.needs, said = early, []
-    assert Sweep([late, early], tmp_path, [{}, {}], tell=said.append).go() == {'done': ['a1', 'a0']}
-    absent = Job('b', tmp_path/'b', 'toy', dict(a=3, run_dir=str(tmp_path/'b')), ('clustering',), needs=early)  # made before, or by nobody: tried
-    assert Sweep([absent], tmp_path, [{}], tell=said.append).go() == {'done': ['b']}
+    assert Sweep([late, early], tmp_path, [{}, {}], log=said.append).run() == {'done': ['a1', 'a0']}
+    parameters = dict(a=3, run_dir=str(tmp_path/'b')) # what it needs was made before, or by nobody
+    absent = Job('b', tmp_path/'b', 'toy', parameters, ('clustering',), needs=early)
+    assert Sweep([absent], tmp_path, [{}], log=said.append).run() == {'done': ['b']}
 
 
 def test_a_killed_sweep_takes_its_notebooks_along_and_the_next_goes_on(tmp_path):
-    notebook(tmp_path, f'{WRITE}\nif not Path(run_dir, "pid").exists():\n    import os; Path(run_dir, "pid").write_text(str(os.getpid())); Path(run_dir, "results.json").unlink(); time.sleep(600)')
-    program = f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_sweep import *\nSweep(jobs_in(Path({str(tmp_path)!r}), 1), Path({str(tmp_path)!r}), [{{}}]).go()'
+    notebook(tmp_path, SLEEP)
+    program = (f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_sweep import *\n'
+               f'place = Path({str(tmp_path)!r})\nSweep(jobs_in(place, 1), place, [{{}}]).run()')
     sweep = subprocess.Popen([sys.executable, '-c', program], stdout=subprocess.DEVNULL)
     pid = tmp_path/'a0/pid'
     for _ in range(600):
         if pid.exists() and pid.read_text(): break
         time.sleep(.1)
-    sweep.send_signal(signal.SIGKILL); sweep.wait()
+    sweep.send_signal(signal.SIGKILL)
+    sweep.wait()
     def alive():
         try: return Path(f'/proc/{pid.read_text()}/stat').read_text().rsplit(')', 1)[1].split()[0] != 'Z'
         except FileNotFoundError: return False
@@ -100,12 +135,16 @@ def test_a_killed_sweep_takes_its_notebooks_along_and_the_next_goes_on(tmp_path)
         if not alive(): break
         time.sleep(.1)
     assert not alive(), 'the notebook outlived the sweep'
-    assert job_state(jobs_in(tmp_path, 1)[0]) == 'begun' and Sweep(jobs_in(tmp_path, 1), tmp_path, [{}]).go() == {'done': ['a0']}
+    assert job_state(jobs_in(tmp_path, 1)[0]) == 'begun'
+    assert Sweep(jobs_in(tmp_path, 1), tmp_path, [{}]).run() == {'done': ['a0']}
 
 
 def test_command(tmp_path):
     (tmp_path/'g.ini').write_text(GRID)
-    def command(*a): return subprocess.run([sys.executable, '-m', 'barcodemae.training.sweep', *a], capture_output=True, text=True, cwd=Path(__file__).parent, env={**os.environ, 'BARCODEMAE_RUNS': str(tmp_path)})
+    def command(*a):
+        environment = {**os.environ, 'BARCODEMAE_RUNS': str(tmp_path)}
+        return subprocess.run([sys.executable, '-m', 'barcodemae.training.sweep', *a], capture_output=True,
+                              text=True, cwd=Path(__file__).parent, env=environment)
     done = command(str(tmp_path/'g.ini'), '--dataset', 'demo', '--list')
     assert done.returncode == 0 and done.stdout.count('missing') == 4
     for wrong in (['nothing'], [str(tmp_path/'g.ini'), '--preset', 'mini']):

@@ -18,7 +18,8 @@ from barcodemae.model.sequence import ARCHITECTURES
 from barcodemae.training.config import embedding_gflop, make_config, model_config, step_gflop
 from barcodemae.data.store import WIDTH, BarcodeStore
 from barcodemae.model.tokenizer import kmer_ids
-from barcodemae.training.pretrain import Trainer, pretraining_rows, train
+from barcodemae.training.pretrain import Pretraining, pretraining_rows, train
+from barcodemae.training.trainer import Trainer
 
 PASSES = 35 * (2_284_232 + 41_250) # of the paper's pretraining on BIOSCAN-5M
 
@@ -88,7 +89,7 @@ def apart(a, b): # of two results of `gradients`: the larger relative difference
 
 def last_loss(part, name, compute, stopped):
     "Training loss at the end of a run of 20 steps; of one that is stopped after its checkpoint, and resumed."
-    config = part.config('demo', registered=True, steps=20, log_steps=5, checkpoint_steps=10, validations=1,
+    config = part.config('demo', aligned=True, steps=20, log_steps=5, checkpoint_steps=10, validations=1,
                          dropout=.1, random_offset=True)
     def stop(history):
         if history()[-1]['step'] >= 15: raise KeyboardInterrupt
@@ -149,7 +150,7 @@ def step_row(part, name, batch, compiled, top):
                          compiled=compiled)
     if gpu: torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
-    trainer = Trainer(config, part.store, part.compute, 100)
+    trainer = Trainer(Pretraining(config, part.store), part.compute, 100)
     for i in range(part.size(3, 1)): trainer.step(i)
     wait_for(device)
     ready = time.perf_counter() - start
@@ -171,7 +172,7 @@ def compiled_step(part, name, batch, top):
     if name == 'paper': part.put(paper_hours=PASSES / row['barcodes_per_second'] / 3600)
     some = torch.as_tensor(np.array(part.store.bases[:batch])).to(device)
     offset = some[:, 0].long() * 0 if trainer.config.random_offset else None
-    def tokens(i): trainer.kmer_ids(some, trainer.config.k, offset)
+    def tokens(i): trainer.objective.kmer_ids(some, trainer.config.k, offset)
     tokens(0)
     share = seconds_of(tokens, 20, device) * row['barcodes_per_second'] / batch
     part.put(**{f'{name}_tokenization_share': share})

@@ -8,7 +8,8 @@ from barcodemae.evaluation.knn import GenusMonitor, untrained_encoder
 from barcodemae.embedding.embed import embed, whitening
 from barcodemae.embedding.neighbours import nearest
 from barcodemae.model.mae import VARIANTS
-from barcodemae.training.pretrain import Trainer, pretraining_rows, train
+from barcodemae.training.pretrain import Pretraining, pretraining_rows, train
+from barcodemae.training.trainer import Trainer
 
 KEPT = ('mae', 'long') # runs whose encoders come back
 QUERIES = ('val_unseen', 'test_unseen')
@@ -47,7 +48,7 @@ def hit_row(query, hit): # (Q,) bool
 
 def pace_of(part, config):
     "Steps per second once compiled."
-    trainer = Trainer(config, part.store, part.compute, 100)
+    trainer = Trainer(Pretraining(config, part.store), part.compute, 100)
     for i in range(3): trainer.step(i)
     return 1 / seconds_of(lambda i: trainer.step(3 + i), part.size(30, 3), part.compute.device)
 

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Pretraining on a SLURM cluster: sbatch tools/slurm.sh [preset [data set]]
-# One task a node; torchrun starts one process a GPU. Stops before the time limit and queues itself again until the run is finished.
+# One task a node; torchrun starts one process a GPU. Stops before the time limit and queues itself again
+# until the run is finished.
 #SBATCH --job-name=barcodemae
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1

@@ -16,7 +16,7 @@ import numpy as np, polars as pl, torch
 import barcodemae
 from ..compute import machine_record, probe_compute
 from ..core import InputError, atomic_path, progress, write_json
-from ..data.query import Faults
+from ..data.faults import Faults
 from ..data.read import RANKS
 from ..data.store import load_dataset, need_splits
 from .calibration import fit_identification, reference_calibration

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np, parasail
 from ..embedding.columns import column_vectors
 from ..embedding.neighbours import nearest
-from ..data.place import WEAK, Placed, _TURNED
+from ..data.place import WEAK, Placed, other_strand
 from ..data.store import PAD, WIDTH
 
 # %% ../../nbs/identification/gaps.ipynb #53c89c9a
@@ -224,7 +224,7 @@ def _two_nearest(table, bases, pool, own): # (N, 2) rows of the pool; a single r
 # %% ../../nbs/identification/gaps.ipynb #902c008b
 def _realign_one(placed, i, pool, near, serves, turn): # -> relatives of barcode i, columns of frame shifts
     codes = placed.codes[i]
-    strands = {False: codes} | ({True: _TURNED[codes[::-1]]} if turn and placed.score[i] < WEAK else {})
+    strands = {False: codes} | ({True: other_strand(codes)} if turn and placed.score[i] < WEAK else {})
     plain = _plain_score(placed.bases[i], pool.bases[near])
     best, nearest, found = plain.max() + pool.gain, (plain.max(), near), None
     for turned, codes in strands.items():

@@ -6,8 +6,8 @@
 __all__ = ['output_of', 'main']
 
 # %% ../../nbs/training/distributed.ipynb #7cc2b229
+import argparse, os, sys
 from pathlib import Path
-import os, sys
 from ..core import InputError
 
 # %% ../../nbs/training/distributed.ipynb #e916c51d
@@ -18,18 +18,24 @@ def output_of(process:int, # number of the process, 0 for the first
     output = Path(output)
     return output if process == 0 else output.with_name(f'{output.stem}.process{process}{output.suffix}')
 
-def main(arguments=None):
-    "`python -m barcodemae.training.distributed NOTEBOOK OUTPUT [options of papermill]`, under torchrun, accelerate launch or alone."
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if len(arguments) < 2 or arguments[0].startswith('-'): sys.exit(main.__doc__)
-    notebook, output, *options = arguments
-    try: from papermill.__main__ import papermill
-    except ImportError: raise InputError('papermill is not installed', fix='pip install "barcodemae[notebooks]"') from None
+def main(arguments:list=None # of the command line, the process's own when absent
+        ):
+    "The command `barcodemae batch`, under torchrun, accelerate launch or alone."
+    p = argparse.ArgumentParser(prog='barcodemae batch', description='Run a notebook in this process.')
+    p.add_argument('notebook', help='to run')
+    p.add_argument('output', help='where the executed notebook goes')
+    p.add_argument('options', nargs=argparse.REMAINDER, help='of papermill, as -p NAME VALUE')
+    a = p.parse_args(arguments)
+    try:
+        from papermill.__main__ import papermill
+    except ImportError:
+        sys.exit(str(InputError('papermill is not installed', fix='pip install "barcodemae[notebooks]"')))
     process = int(os.environ.get('RANK', 0))
-    output = output_of(process, output)
+    output = output_of(process, a.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     quiet = ['--no-progress-bar'] if process else []
-    papermill([notebook, str(output), *quiet, *options])
+    papermill([a.notebook, str(output), *quiet, *a.options])
 
 # %% ../../nbs/training/distributed.ipynb #567acd89
-if __name__ == '__main__' and '__file__' in globals(): main()
+if __name__ == '__main__' and '__file__' in globals():
+    main()

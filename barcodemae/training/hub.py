@@ -4,85 +4,141 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'DataSource', 'data_sources', 'read_run', 'accuracy_text', 'model_card', 'complete', 'push_to_hub',
-           'trial_batches', 'largest_difference', 'export_onnx']
+           'trial_batches', 'largest_difference', 'export_onnx', 'main']
 
 # %% ../../nbs/training/hub.ipynb #dba15080
-import logging, shutil, tempfile, warnings
+import argparse, logging, shutil, sys, tempfile, warnings
 from dataclasses import dataclass
 from pathlib import Path
 import torch
-from ..core import InputError, atomic_path, read_json
 from huggingface_hub import HfApi, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers import AutoTokenizer
-from ..model.tokenizer import MASK_ID, MAX_LENGTH, UNK_ID, KmerTokenizer, kmer_ids, pad_id
-from ..model.sequence import ARCHITECTURES, load_encoder
+from ..core import InputError, atomic_path, read_json
 from ..evaluation.report import accuracy_row, read_results, table
+from ..model.sequence import ARCHITECTURES, load_encoder
+from ..model.tokenizer import MASK_ID, MAX_LENGTH, UNK_ID, KmerTokenizer, kmer_ids, pad_id
 
 # %% ../../nbs/training/hub.ipynb #cb2a4178
 @dataclass
 class DataSource:
     "What a model card says of the barcodes that an encoder learnt from."
     title: str              # what they are and who made them, a sentence
-    licence: str            # as the hub spells it, taken over for the weights; 'other' where it has no name for it
-    hub: str | None = None  # its name among the hub's data sets
+    licence: str            # as the Hub spells it; 'other' where it has no name for it
+    hub: str | None = None  # its name among the Hub's data sets
 
-SOURCES = dict(
-    demo_barcodes=DataSource('Simulated barcodes that come with barcodemae: a COI-like gene, evolved by a codon model down an invented tree.', 'mit'),
-    coi_mini=DataSource('Barcodes of the FinPROTAX reference of Finnish arthropods (published in uoguelph-mlrg/PROTAX-GPU, CC BY-NC-SA 4.0) and BOLD fragments published in m-orton/Evolutionary-Rates-Analysis-Pipeline '
-        '(GPLv3), m-orton/Arctic-Biogeographical-Analysis-Pipeline, bge-barcoding/bold-library-curation (GPLv3) and naturalis/barcode-constrained-phylogeny (Apache-2.0).', 'cc-by-nc-sa-4.0'),
-    bioscan5m=DataSource('BIOSCAN-5M: barcodes of about five million specimens, 98 % of them insects (Gharaee et al., 2024).', 'cc-by-3.0', 'bioscan-ml/BIOSCAN-5M'))
+_DEMO = ('Simulated barcodes that come with barcodemae: a COI-like gene, evolved by a codon model down an '
+         'invented tree.')
+_MINI = ('Barcodes of the FinPROTAX reference of Finnish arthropods (published in uoguelph-mlrg/PROTAX-GPU, '
+         'CC BY-NC-SA 4.0) and BOLD fragments published in m-orton/Evolutionary-Rates-Analysis-Pipeline '
+         '(GPLv3), m-orton/Arctic-Biogeographical-Analysis-Pipeline, bge-barcoding/bold-library-curation '
+         '(GPLv3) and naturalis/barcode-constrained-phylogeny (Apache-2.0).')
+_BIOSCAN = ('BIOSCAN-5M: barcodes of about five million specimens, 98 % of them insects '
+            '(Gharaee et al., 2024).')
+SOURCES = dict(demo_barcodes=DataSource(_DEMO, 'mit'), coi_mini=DataSource(_MINI, 'cc-by-nc-sa-4.0'),
+               bioscan5m=DataSource(_BIOSCAN, 'cc-by-3.0', 'bioscan-ml/BIOSCAN-5M'))
 
-def data_sources(record:dict) -> dict: # of a run; name -> `DataSource`
-    "Where a run's barcodes come from, those of an earlier pretraining first. Raises `InputError` for unknown ones, and where licences differ."
-    names = list(dict.fromkeys(r['dataset'] for r in (record.get('pretraining') or {}, record) if 'dataset' in r))
-    say = "say what it is: data=DataSource('what it is and who made it', 'licence')"
+# %% ../../nbs/training/hub.ipynb #68ce12ca
+def data_sources(record:dict # of a run
+                ) -> dict: # name -> `DataSource`
+    """Where a run's barcodes come from, those of an earlier pretraining first.
+
+    Raises `InputError` for unknown data sets, and where licences differ."""
+    records = (record.get('pretraining') or {}, record)
+    names = list(dict.fromkeys(r['dataset'] for r in records if 'dataset' in r))
+    fix = "say what it is: data=DataSource('what it is and who made it', 'licence')"
     for name in names:
-        if name not in SOURCES: raise InputError('it is not known where this data set comes from and what its licence is', record=f'data set {name}', fix=say)
-    if len({SOURCES[name].licence for name in names}) > 1: raise InputError('the data sets have different licences', record=', '.join(names), fix=say)
+        if name not in SOURCES:
+            raise InputError('it is not known where this data set comes from and what its licence is',
+                             record=f'data set {name}', fix=fix)
+    if len({SOURCES[name].licence for name in names}) > 1:
+        raise InputError('the data sets have different licences', record=', '.join(names), fix=fix)
     return {name: SOURCES[name] for name in names}
 
 # %% ../../nbs/training/hub.ipynb #dbacd216
-def read_run(folder) -> tuple: # of an encoder, `best` or `last` of a run; shape, record, and results or None
-    "What is known of an encoder. Raises `InputError` where shape or record is missing or the folder holds another kind of model."
+def read_run(folder # of an encoder, `best` or `last` of a run
+            ) -> tuple: # shape, record, and results or None
+    """What is known of an encoder.
+
+    Raises `InputError` where shape or record is missing or the folder holds another kind of model."""
     folder = Path(folder)
-    shape, results = read_json(folder/'config.json'), read_results(folder.parent)
+    shape, record = read_json(folder/'config.json'), folder.parent/'record.json'
+    results = read_results(folder.parent)
     if shape.get('model_type') not in ('barcodemae', 'barcodemae_sequence'):
-        raise InputError('this is no encoder of this library', file=folder, fix='give the folder best or last of a finished run')
-    if not (folder.parent/'record.json').exists():
-        raise InputError('no record of how this encoder was trained', file=folder.parent/'record.json', fix='give an encoder in the folder of its finished run, as runs/demo/best')
-    return shape, read_json(folder.parent/'record.json'), results if results and results.get('encoder') == folder.name else None
+        raise InputError('this is no encoder of this library', file=folder,
+                         fix='give the folder best or last of a finished run')
+    if not record.exists():
+        raise InputError('no record of how this encoder was trained', file=record,
+                         fix='give an encoder in the folder of its finished run, as runs/demo/best')
+    if results and results.get('encoder') != folder.name:
+        results = None
+    return shape, read_json(record), results
 
 # %% ../../nbs/training/hub.ipynb #2ead868d
-def accuracy_text(results:dict|None) -> str: # Markdown
+_MEASURED = ('Percent of queries whose nearest neighbours in `{}` have the right name, with bootstrap 95 % '
+             'intervals. `untrained` is the same encoder with random weights, `kmer4` and `kmer6` are plain '
+             'counts.')
+
+def _order(here, there, other): # a sentence on two rows with intervals
+    if here['low'] > there['high']:
+        return f'`model` is above `{other}`.'
+    if here['high'] < there['low']:
+        return f'`model` is below `{other}`.'
+    return f'the 95 % intervals of `model` and `{other}` overlap.'
+
+# %% ../../nbs/training/hub.ipynb #f171947b
+def accuracy_text(results:dict|None # of a run
+                 ) -> str: # Markdown
     "The part of a card that says how often the nearest neighbour is right."
-    if not results: return 'This encoder was not evaluated.'
-    said = [f"Percent of queries whose nearest neighbours in `{results['evaluated_on']}` have the right name, with bootstrap 95 % intervals. `untrained` is the same encoder with random weights, `kmer4` and `kmer6` are plain counts."]
-    said += [f'```\n{table(results, rank)}\n```' for rank in ('genus', 'species') if any(r['rank'] == rank and r['k'] == 1 for r in results['knn'])]
+    if not results:
+        return 'This encoder was not evaluated.'
+    parts = [_MEASURED.format(results['evaluated_on'])]
+    ranks = {r['rank'] for r in results['knn'] if r['k'] == 1}
+    parts += [f'```\n{table(results, rank)}\n```' for rank in ('genus', 'species') if rank in ranks]
     for other in ('untrained', 'kmer6'):
-        try: here, there = (accuracy_row(results, method) for method in ('model', other))
-        except InputError: continue                                     # no species in it that is new
-        order = 'above' if here['low'] > there['high'] else 'below' if here['high'] < there['low'] else 'not told apart from'
-        said.append(f'Genus of species that no reference has: `model` is {order} `{other}`.')
-    return '\n\n'.join(said)
+        try:
+            here, there = (accuracy_row(results, method) for method in ('model', other))
+        except InputError:
+            continue                                     # no species in it that is new
+        parts.append(f'Genus of species that no reference has: {_order(here, there, other)}')
+    return '\n\n'.join(parts)
 
 # %% ../../nbs/training/hub.ipynb #95ddf577
-_KINDS = dict(mae='a masked autoencoder: encoder without `[MASK]`, decoder with it', mae_with_mask='a masked autoencoder whose encoder sees `[MASK]` too', encoder_only='BERT: the encoder alone guesses hidden words')
+_KINDS = dict(mae='a masked autoencoder: encoder without `[MASK]`, decoder with it',
+              mae_with_mask='a masked autoencoder whose encoder sees `[MASK]` too',
+              encoder_only='BERT: the encoder alone predicts masked k-mers')
+
+def _training(record): # sentences
+    minutes = record['seconds_training'] / 60
+    told = (f"It has seen {record['barcodes_seen']:,} barcodes in {minutes:.1f} minutes "
+            f"({record['compute']}), seed {record['seed']}.")
+    if not record['steps']:
+        told = f"It is **untrained**: its weights are random, seed {record['seed']}."
+    if not record.get('supervised'):
+        return told
+    after = ' after pretraining without them' if (record.get('pretraining') or {}).get('steps') else ''
+    return f'{told} It was **fine-tuned on labels**{after}: do not compare it with encoders that saw none.'
 
 def _about(shape, record):
-    kind = _KINDS.get(shape['variant'], f"the architecture {shape['variant']} over words")
-    size = f"width {shape['hidden_size']}, layers: {shape['num_hidden_layers']}, letters in a word: {shape['k']}"
-    trained = f"It has seen {record['barcodes_seen']:,} barcodes in {record['seconds_training'] / 60:.1f} minutes ({record['compute']}), seed {record['seed']}."
-    if not record['steps']: trained = f"It is **untrained**: its weights are random, seed {record['seed']}."
-    if record.get('supervised'): trained += f" It was **fine-tuned on labels**{' after pretraining without them' if (record.get('pretraining') or {}).get('steps') else ''}: do not compare it with encoders that saw none."
-    return f"An encoder of DNA barcodes: a barcode goes in, a vector comes out, and near relatives' vectors point the same way. Its way of pretraining: {kind}. Its size: {size}. {trained}"
+    kind = _KINDS.get(shape['variant'], f"the architecture {shape['variant']} over k-mers")
+    return ("An encoder of DNA barcodes: a barcode goes in, a vector comes out, and the vectors of close "
+            f"relatives point the same way. Pretraining: {kind}. Size: width {shape['hidden_size']}, "
+            f"layers: {shape['num_hidden_layers']}, k-mers of {shape['k']} bases. {_training(record)}")
 
-def _limits(shape, record):
-    found = [f'It reads the first {MAX_LENGTH} letters of a COI barcode, in the direction of the gene. Words with another letter than A, C, G, T {"count, all as the same word," if shape["pool_unknown"] else "do not count"}.',
-             'The nearest neighbour only finds names that the references have; how far away it is must be judged as well.',
+# %% ../../nbs/training/hub.ipynb #0eb81c34
+def _limits(shape, record): # a list in Markdown
+    unknown = 'count, all as the same token' if shape['pool_unknown'] else 'do not count'
+    found = [f'It reads the first {MAX_LENGTH} bases of a COI barcode, in the direction of the gene. k-mers '
+             f'with another base than A, C, G, T {unknown}.',
+             'The nearest neighbour only finds names that the references have; how far away it is must be '
+             'judged as well.',
              'Other genes, and animals unlike those of the data, were not measured.']
-    if record['simulated']: found.insert(0, '**The barcodes were simulated**: the encoder shows that the code works, it knows no animal.')
-    if shape.get('reference'): found.append('It was trained on barcodes that lie on their sites of the gene. The reference is in `config.json`; `barcodemae.embedding.embed.embed` lays barcodes onto it, the bare tokenizer does not.')
+    if record['simulated']:
+        found.insert(0, '**The barcodes were simulated**: the encoder shows that the code works, it has seen '
+                        'no animal.')
+    if shape.get('reference'):
+        found.append('It was trained on barcodes aligned to the gene. The reference is in `config.json`; '
+                     '`barcodemae.embedding.embed.embed` aligns barcodes to it, the bare tokenizer does not.')
     return '\n'.join(f'- {line}' for line in found)
 
 # %% ../../nbs/training/hub.ipynb #eb4836d1
@@ -93,108 +149,209 @@ from barcodemae.embedding.embed import embed
 from barcodemae.data.store import pack
 vectors = embed(AutoModel.from_pretrained('{}'), pack(['AACATTATATTTTATTTTTGGAATTTGATCAGG'])) # (1, {})
 ```"""
-_CITE = ('M. Safari, P. Millan Arias, S. C. Lowe, L. Kari, A. X. Chang, G. W. Taylor. Enhancing DNA foundation models to address masking inefficiencies. 2025. '
-         'This encoder was trained with barcodemae {}, not by the authors of the paper.')
+_CITE = ('M. Safari, P. Millan Arias, S. C. Lowe, L. Kari, A. X. Chang, G. W. Taylor. Enhancing DNA '
+         'foundation models to address masking inefficiencies. 2025. This encoder was trained with '
+         'barcodemae {}, not by the authors of the paper.')
 
+def _header(shape, sources): # what the Hub reads, YAML
+    tags = ['dna', 'dna-barcode', 'coi', 'biodiversity', 'barcodemae', shape['variant']]
+    return ModelCardData(license=next(iter(sources.values())).licence, library_name='transformers', tags=tags,
+                         pipeline_tag='feature-extraction',
+                         datasets=[s.hub for s in sources.values() if s.hub] or None).to_yaml().strip()
+
+def _data(sources): # Markdown
+    lines = [f'- `{name}`: {source.title} Licence: {source.licence}.' for name, source in sources.items()]
+    licence = next(iter(sources.values())).licence
+    return '\n'.join(lines) + f'\n\nThe weights carry the licence of the data: {licence}.'
+
+# %% ../../nbs/training/hub.ipynb #c1883ef8
 def model_card(folder, # of an encoder, `best` or `last` of a run
-               repo_id:str=None, # its name on the hub; the folder in runs/ when absent
+               repo_id:str=None, # its name on the Hub; the folder in runs/ when absent
                data:DataSource=None # where the barcodes come from, for data sets that are not in `SOURCES`
               ) -> str: # text of README.md
     "The model card of a run's encoder. Raises `InputError` without a record, and for data of unknown origin."
-    (shape, record, results), name = read_run(folder), Path(folder).absolute().parent.name
+    shape, record, results = read_run(folder)
+    name, version = Path(folder).absolute().parent.name, record.get('machine', {}).get('barcodemae', '')
     sources = {record['dataset']: data} if data else data_sources(record)
-    licence, tags = next(iter(sources.values())).licence, ['dna', 'dna-barcode', 'coi', 'biodiversity', 'barcodemae', shape['variant']]
-    header = ModelCardData(license=licence, library_name='transformers', pipeline_tag='feature-extraction', tags=tags, datasets=[s.hub for s in sources.values() if s.hub] or None)
-    told = '\n'.join(f'- `{n}`: {s.title} Licence: {s.licence}.' for n, s in sources.items())
-    return '\n\n'.join([f'---\n{header.to_yaml().strip()}\n---', f'# {name}', _about(shape, record),
-        '## Use', _USE.format(repo_id or f'runs/{name}/{Path(folder).name}', shape['hidden_size']), '## Data', told, f'The weights carry the licence of the data: {licence}.',
-        '## Accuracy', accuracy_text(results), '## Limits', _limits(shape, record), '## Citation', _CITE.format(record.get('machine', {}).get('barcodemae', ''))]) + '\n'
+    use = _USE.format(repo_id or f'runs/{name}/{Path(folder).name}', shape['hidden_size'])
+    parts = {'Use': use, 'Data': _data(sources), 'Accuracy': accuracy_text(results),
+             'Limits': _limits(shape, record), 'Citation': _CITE.format(version)}
+    body = '\n\n'.join(f'## {title}\n\n{text}' for title, text in parts.items())
+    return f'---\n{_header(shape, sources)}\n---\n\n# {name}\n\n{_about(shape, record)}\n\n{body}\n'
 
 # %% ../../nbs/training/hub.ipynb #bb7975c2
-def complete(folder, repo_id:str=None, data:DataSource=None) -> list: # as `model_card`; names of the files that were written
-    "Write model card and, where it is missing, tokenizer into an encoder's folder. Raises `InputError` for a folder that should not be passed on."
-    folder, written = Path(folder), ['README.md']
-    encoder, card = load_encoder(folder), model_card(folder, repo_id, data)
-    if not list(folder.glob('*.safetensors')): raise InputError('the weights are not safetensors', file=folder, fix='save the encoder again: load_encoder(folder).save_pretrained(folder)')
+def _check_tokenizer(folder, k): # is there one? raises InputError for one with other k-mers
+    if not all((folder/name).exists() for name in ('tokenizer.json', 'tokenizer_config.json')):
+        return False
+    if (found := AutoTokenizer.from_pretrained(folder).k) != k:
+        raise InputError(f'tokenizer with k-mers of {found} bases, encoder with {k}', file=folder,
+                         fix='remove tokenizer.json; it is made again')
+    return True
+
+# %% ../../nbs/training/hub.ipynb #43bf057a
+def complete(folder, # of an encoder
+             repo_id:str=None, # as in `model_card`
+             data:DataSource=None # as in `model_card`
+            ) -> list: # names of the files that were written
+    """Write model card and, where it is missing, tokenizer into an encoder's folder.
+
+    Raises `InputError` for a folder that should not be passed on."""
+    folder, encoder, card = Path(folder), load_encoder(folder), model_card(folder, repo_id, data)
+    if not list(folder.glob('*.safetensors')):
+        raise InputError('the weights are not safetensors', file=folder,
+                         fix='save the encoder again: load_encoder(folder).save_pretrained(folder)')
     with tempfile.TemporaryDirectory() as place:
-        if not (folder/'tokenizer.json').exists() or not (folder/'tokenizer_config.json').exists():
-            KmerTokenizer(k=encoder.config.k).save_pretrained(place)
-        elif (k := AutoTokenizer.from_pretrained(folder).k) != encoder.config.k:
-            raise InputError(f'tokenizer with words of {k} letters, encoder with {encoder.config.k}', file=folder, fix='remove tokenizer.json; it is made again')
+        k = encoder.config.k
+        if not _check_tokenizer(folder, k):
+            KmerTokenizer(k=k).save_pretrained(place)
         Path(place, 'README.md').write_text(card, encoding='utf-8')
-        written = sorted(p.name for p in Path(place).iterdir())
-        for name in written:
-            with atomic_path(folder/name) as temp: shutil.copy(Path(place, name), temp)
-    return written
+        for path in sorted(Path(place).iterdir()):
+            with atomic_path(folder/path.name) as temp:
+                shutil.copy(path, temp)
+        return sorted(path.name for path in Path(place).iterdir())
 
 # %% ../../nbs/training/hub.ipynb #ca289fcf
-_PUBLIC = ['README.md', 'config.json', '*.safetensors', '*.safetensors.index.json', 'tokenizer.json', 'tokenizer_config.json', '*.onnx']
+_PUBLIC = ['README.md', 'config.json', '*.safetensors', '*.safetensors.index.json', 'tokenizer.json',
+           'tokenizer_config.json', '*.onnx']
 
-def push_to_hub(folder, repo_id:str, # of an encoder; owner/name
-                data:DataSource=None, private:bool=True, # see `model_card`; who sees it
+def _check_name(repo_id): # raises InputError for one that the Hub does not take
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as e:
+        raise InputError(f'no name for the hub ({e})', record=repo_id,
+                         fix='owner/name, of characters A-Z a-z 0-9 - _ and .') from None
+    if '/' not in repo_id:
+        raise InputError('no name for the hub: the owner is missing', record=repo_id,
+                         fix=f'your-name/{repo_id}')
+
+# %% ../../nbs/training/hub.ipynb #9124fa5a
+def push_to_hub(folder, # of an encoder
+                repo_id:str, # owner/name
+                data:DataSource=None, # as in `model_card`
+                private:bool=True, # visible to its owner only?
                 api=None # `huggingface_hub.HfApi`, or what answers like it
                ) -> str: # address of the commit
-    "Card, weights and tokenizer onto the Hugging Face hub. Raises `InputError` as `complete`, for a bad name, and where the hub cannot be reached or refuses."
-    try: validate_repo_id(repo_id)
-    except HFValidationError as e: raise InputError(f'no name for the hub ({e})', record=repo_id, fix='owner/name, with letters, digits, - _ and .') from None
-    if '/' not in repo_id: raise InputError('no name for the hub: the owner is missing', record=repo_id, fix=f'your-name/{repo_id}')
-    complete(folder, repo_id, data); api = api or HfApi()
+    """Card, weights and tokenizer onto the Hugging Face Hub.
+
+    Raises `InputError` as `complete`, for a bad name, and where the Hub cannot be reached or refuses."""
+    _check_name(repo_id)
+    complete(folder, repo_id, data)
+    api, message = api or HfApi(), 'Encoder, tokenizer and model card by barcodemae'
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
-        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=_PUBLIC, commit_message='Encoder, tokenizer and model card by barcodemae'))
+        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=_PUBLIC,
+                                     commit_message=message))
     except Exception as e: # refused, no token, no network: of many kinds
-        raise InputError(f'the hub did not take it ({type(e).__name__}: {(str(e).strip().splitlines() or [""])[0]})', record=repo_id, fix='log in with a token that may write (hf auth login), check the network, try again') from e
+        why = (str(e).strip().splitlines() or [''])[0]
+        fix = 'log in with a token that may write (hf auth login), check the network, try again'
+        message = f'the hub did not take it ({type(e).__name__}: {why})'
+        raise InputError(message, record=repo_id, fix=fix) from e
 
 # %% ../../nbs/training/hub.ipynb #f8e58aab
-class _Pooled(torch.nn.Module):
-    def __init__(self, encoder): super().__init__(); self.encoder = encoder
-    def forward(self, ids, mask): return self.encoder.embed(ids, mask)                    # (B, T) int64, (B, T) bool -> (B, D)
+class _Pooled(torch.nn.Module): # ids (B, T) int64, mask (B, T) bool -> (B, D)
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
 
-def trial_batches(k:int, seed:int=0) -> list: # of (ids, mask), (B, T) each
-    "Words to compare two programs on: barcodes of real lengths with gaps, random words of all kinds, one word, a barcode without any."
+    def forward(self, ids, mask): return self.encoder.embed(ids, mask)
+
+def trial_batches(k:int, # length of a k-mer
+                  seed:int=0 # of what is drawn
+                 ) -> list: # of (ids, mask), (B, T) each
+    "To compare two programs on: barcodes of real lengths with gaps, random k-mers, one k-mer, none at all."
     g = torch.Generator().manual_seed(seed)
     def draw(high, *shape): return torch.randint(0, high, shape, generator=g)
-    bases, lengths = draw(4, 8, MAX_LENGTH).to(torch.uint8), torch.tensor([660, 658, 657, 630, 500, 313, 3 * k, k])
+    bases = draw(4, 8, MAX_LENGTH).to(torch.uint8)
+    lengths = torch.tensor([660, 658, 657, 630, 500, 313, 3 * k, k])
     bases[draw(100, 8, MAX_LENGTH) == 0] = 4                                                   # N
-    barcodes = bases.masked_fill(torch.arange(MAX_LENGTH) >= lengths[:, None], 5)              # (8, 660) packed, padded
+    barcodes = bases.masked_fill(torch.arange(MAX_LENGTH) >= lengths[:, None], 5)   # (8, 660) padded
     found = [kmer_ids(barcodes, k), kmer_ids(barcodes[:1], k), kmer_ids(barcodes[5:, :330], k)]
     for B, T in ((3, MAX_LENGTH // k), (5, 17), (1, 1), (2, 1)):
         special = torch.tensor([MASK_ID, UNK_ID, pad_id(k)])[draw(3, B, T)]
-        found.append((torch.where(draw(8, B, T) == 0, special, draw(pad_id(k), B, T)), torch.arange(T) < draw(T + 1, B, 1)))
+        ids = torch.where(draw(8, B, T) == 0, special, draw(pad_id(k), B, T))
+        found.append((ids, torch.arange(T) < draw(T + 1, B, 1)))
     return found + [(torch.full((2, 5), pad_id(k)), torch.zeros(2, 5, dtype=torch.bool))]
 
 # %% ../../nbs/training/hub.ipynb #f460e2f0
 def _runtime():
-    try: import onnx, onnxscript, onnxruntime
-    except ImportError as e: raise InputError(f'ONNX is not installed (no {e.name})', fix='pip install onnx onnxruntime onnxscript') from None
+    try:
+        import onnx, onnxscript, onnxruntime # noqa: F401
+    except ImportError as e:
+        raise InputError(f'ONNX is not installed (no {e.name})',
+                         fix='pip install onnx onnxruntime onnxscript') from None
     return onnxruntime
 
-def largest_difference(encoder, file) -> float:
-    "Between an encoder's vectors and those of its ONNX file, over `trial_batches`; infinite where one is no number."
+def largest_difference(encoder, # in evaluation mode
+                       file # ONNX, that should give the same
+                      ) -> float: # infinite where a vector is not a number
+    "Between an encoder's vectors and those of its ONNX file, over `trial_batches`."
     session, worst = _runtime().InferenceSession(str(file), providers=['CPUExecutionProvider']), 0.
     for ids, mask in trial_batches(encoder.config.k):
         there, = session.run(['vectors'], dict(ids=ids.numpy(), mask=mask.numpy()))       # (B, D)
-        with torch.no_grad(): gap = (encoder.embed(ids, mask) - torch.from_numpy(there)).abs().max().item()
+        with torch.no_grad():
+            gap = (encoder.embed(ids, mask) - torch.from_numpy(there)).abs().max().item()
         worst = max(worst, gap if gap == gap else float('inf'))
     return worst
 
 # %% ../../nbs/training/hub.ipynb #6bbbc812
-def export_onnx(folder, out, # of an encoder; file to write
-                tolerance:float=1e-4) -> float: # largest difference to PyTorch that was found
-    """An encoder as ONNX: `ids` (B, T) int64 and `mask` (B, T) bool give `vectors` (B, D) float32, B and T free.
-
-    The file is compared with PyTorch before it is put in place. Raises `InputError` where ONNX is not installed, for one of `ARCHITECTURES`, and where the two differ."""
-    _runtime(); encoder = load_encoder(folder).float()
-    if encoder.config.variant in ARCHITECTURES: raise InputError(f'{encoder.config.variant} has no ONNX form: its steps depend on the length', file=folder, fix='export an encoder with attention')
+def _program(encoder): # of torch.onnx
     ids, mask = trial_batches(encoder.config.k)[2]
-    free, level = {0: 'batch', 1: 'words'}, logging.root.manager.disable
+    free, level = {0: 'batch', 1: 'kmers'}, logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        logging.disable(logging.WARNING)             # it tells of parts that are not needed
+        try:
+            program = torch.onnx.export(_Pooled(encoder).eval(), (ids, mask), dynamo=True, verbose=False,
+                                        input_names=['ids', 'mask'], output_names=['vectors'],
+                                        dynamic_shapes=(free, free))
+        finally:
+            logging.disable(level)
+    program.model.metadata_props.update(k=str(encoder.config.k), reference=encoder.config.reference or '')
+    return program
+
+# %% ../../nbs/training/hub.ipynb #f32079a1
+def export_onnx(folder, # of an encoder
+                out, # file to write
+                tolerance:float=1e-4 # largest difference to PyTorch that is accepted
+               ) -> float: # the largest that was found
+    """An encoder as ONNX: `ids` (B, T) int64 and `mask` (B, T) bool give `vectors` (B, D) float32.
+
+    The file is compared with PyTorch before it is put in place. Raises `InputError` where ONNX is not
+    installed, for one of `ARCHITECTURES`, and where the two differ."""
+    _runtime()
+    encoder = load_encoder(folder).float()
+    if encoder.config.variant in ARCHITECTURES:
+        raise InputError(f'{encoder.config.variant} has no ONNX form: its steps depend on the length',
+                         file=folder, fix='export an encoder with attention')
     with atomic_path(out) as temp:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore'); logging.disable(logging.WARNING)             # it tells of parts that are not needed
-            try: program = torch.onnx.export(_Pooled(encoder).eval(), (ids, mask), dynamo=True, verbose=False, input_names=['ids', 'mask'], output_names=['vectors'], dynamic_shapes=(free, free))
-            finally: logging.disable(level)
-        program.model.metadata_props.update(k=str(encoder.config.k), reference=encoder.config.reference or '')
-        program.save(str(temp), external_data=False)
+        _program(encoder).save(str(temp), external_data=False)
         worst = largest_difference(encoder, temp)
-        if not worst < tolerance: raise InputError(f'ONNX and PyTorch differ by {worst:.2g}, more than {tolerance:.0e}', file=folder, fix='please report this with the versions of torch and onnx')
+        if not worst < tolerance:
+            raise InputError(f'ONNX and PyTorch differ by {worst:.2g}, more than {tolerance:.0e}',
+                             file=folder, fix='please report this with the versions of torch and onnx')
     return worst
+
+# %% ../../nbs/training/hub.ipynb #680cba3b
+def main(arguments:list=None # of the command line, the process's own when absent
+        ):
+    "The command `barcodemae share`."
+    p = argparse.ArgumentParser(prog='barcodemae share', description='Model card, ONNX, Hub for an encoder.')
+    p.add_argument('folder', help='of an encoder, best or last of a finished run')
+    p.add_argument('--onnx', metavar='FILE', help='write the encoder as ONNX, too')
+    p.add_argument('--push', metavar='OWNER/NAME', help='push card, weights and tokenizer to the Hub')
+    p.add_argument('--public', action='store_true', help='let everybody see what is pushed')
+    p.add_argument('--source', help='what the barcodes are and who made them, where that is not known here')
+    p.add_argument('--licence', default='other', help='theirs, as the Hub spells it (default: other)')
+    a = p.parse_args(arguments)
+    data = DataSource(a.source, a.licence) if a.source else None
+    try:
+        print('written: ' + ', '.join(complete(a.folder, a.push, data)))
+        if a.onnx:
+            print(f'{a.onnx}: differs from PyTorch by at most {export_onnx(a.folder, a.onnx):.1g}')
+        if a.push:
+            print(push_to_hub(a.folder, a.push, data, private=not a.public))
+    except InputError as e:
+        sys.exit(str(e))
+
+if __name__ == '__main__' and '__file__' in globals():
+    main()
