@@ -833,6 +833,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                        'barcodemae/identification/commands.py'),
                                                     'barcodemae.identification.commands._map_of': ( 'identification/commands.html#_map_of',
                                                                                                     'barcodemae/identification/commands.py'),
+                                                    'barcodemae.identification.commands._map_text': ( 'identification/commands.html#_map_text',
+                                                                                                      'barcodemae/identification/commands.py'),
                                                     'barcodemae.identification.commands._model': ( 'identification/commands.html#_model',
                                                                                                    'barcodemae/identification/commands.py'),
                                                     'barcodemae.identification.commands._naming': ( 'identification/commands.html#_naming',
