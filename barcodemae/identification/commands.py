@@ -271,7 +271,7 @@ def plot(
     computing:Computing, # options: model, device, threads, quiet
 ):
     "Draw a map of barcodes as one HTML file. Raises `InputError`."
-    from barcodemae.evaluation.figures import atlas
+    from barcodemae.evaluation.interactive import MapOptions, write_map
     _need_plot()
     no_folder(out)
     with _opened(reference, computing) if reference else nullcontext() as known:
@@ -281,9 +281,11 @@ def plot(
         vectors = model.vectors(placed.bases)
     if len(names) < 5:
         raise InputError(f'a map of {len(names)} barcodes', fix='give at least five')
-    page = atlas(_map_of(vectors), np.array(names), taxa, f'{len(names):,} barcodes')
-    with atomic_path(out) as temp:
-        page.write_html(temp, include_plotlyjs=True)
+    title = 'Barcodes' if str(query) == '-' or not isinstance(query, (str, Path)) else Path(query).name
+    folder = Path(getattr(reference, 'folder', reference or ''))
+    colours = f'names found in {folder.name}' if reference else 'clusters by single linkage'
+    options = MapOptions(title=title, caption=f't-SNE of the embeddings; {colours}')
+    write_map(out, _map_of(vectors), dict(query=names) | taxa, options)
 
 # %% ../../nbs/identification/commands.ipynb #5208d18c
 OPTIONAL = ('plotly', 'openTSNE', 'umap', 'faiss', 'onnxruntime', 'papermill')
