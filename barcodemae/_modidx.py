@@ -658,8 +658,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'barcodemae/evaluation/report.py'),
                                               'barcodemae.evaluation.report.kept_runs': ( 'evaluation/report.html#kept_runs',
                                                                                           'barcodemae/evaluation/report.py'),
-                                              'barcodemae.evaluation.report.main': ( 'evaluation/report.html#main',
-                                                                                     'barcodemae/evaluation/report.py'),
                                               'barcodemae.evaluation.report.order_verdict': ( 'evaluation/report.html#order_verdict',
                                                                                               'barcodemae/evaluation/report.py'),
                                               'barcodemae.evaluation.report.over_seeds': ( 'evaluation/report.html#over_seeds',
