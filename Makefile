@@ -1,9 +1,10 @@
-# make demo   set up, then pretrain on the embedded demo barcodes and print what it learned
+# make demo   set up, pretrain on the simulated demo barcodes, identify them, and print what came out (6 minutes)
 # make test   set up, then every notebook, the tests and the checks
 # make lab    set up, then JupyterLab
 # make benchmark  set up, then time and memory of each step beside a plain baseline (about 15 minutes on two cores, 10 GB of disk)
-# make paper  every table and figure of the paper, on the data set of settings.ini or DATASET=... (stopped, it goes on from there)
-# make gpu-kit  all that a GPU machine without network needs for the run of tools/gpu_kit.py, in gpu-kit/ (DATA=mine.csv: your barcodes)
+# make paper  every table and figure of the paper, on the data set of settings.ini or DATASET=... (stopped, it resumes)
+# make leaderboard  every system on the same questions, on DATASET=...
+# make gpu-kit  a run of tools/gpu_kit.py for a GPU machine without network, in gpu-kit/ (DATA=mine.csv: your barcodes)
 # make docs   all notebooks as pages in docs/, with side bar and search, readable without a network
 # make readme README.md from nbs/index.ipynb
 # make clean  remove .venv, packed data sets and Python's caches; runs/ stays
@@ -12,10 +13,18 @@
 PYTHON ?= python3
 BIN = .venv/bin
 PY = $(BIN)/python
+BARCODEMAE = $(BIN)/barcodemae
+PAPERMILL = $(BIN)/papermill --no-progress-bar
+SETTING = $(PY) -c 'import sys; from barcodemae.settings import load_settings as load; print(getattr(load(), sys.argv[1]))'
 RUN = runs/demo
 BENCHMARK = runs/benchmark
 GRIDS = table1 figure3 depends table2 table3 scratch
 TABLES = table1 table2 table3 scratch
+
+# data sets that may not be passed on with the project (data/README.md), where a folder beside it has them
+export BARCODEMAE_COI_MINI ?= $(wildcard $(CURDIR)/../shared/data/coi_mini.csv.gz)
+export BARCODEMAE_ANNELIDA ?= $(wildcard $(CURDIR)/../shared/data/annelida.csv.gz)
+export BARCODEMAE_AMPHIBIA ?= $(wildcard $(CURDIR)/../shared/data/amphibia.csv.gz)
 
 .PHONY: demo test lab benchmark paper leaderboard gpu-kit docs readme clean setup
 .DEFAULT_GOAL := demo
@@ -29,45 +38,49 @@ setup: .venv/.installed
 demo: setup
 	@mkdir -p $(RUN)
 	@echo "demo: running nbs/04_train.ipynb on data/demo_barcodes.csv.gz (its first lines come in about 20 seconds)"
-	@$(BIN)/papermill nbs/04_train.ipynb $(RUN)/04_train.ipynb -p preset demo -p dataset demo -p run_dir "$(CURDIR)/$(RUN)" \
-	    --no-progress-bar --stdout-file - --stderr-file -
-	@echo "demo: the executed notebook is $(RUN)/04_train.ipynb; its results:"
-	@$(PY) -m barcodemae.evaluation.report $(RUN)
+	@$(PAPERMILL) nbs/04_train.ipynb $(RUN)/04_train.ipynb -p preset demo -p dataset demo -p run_dir "$(CURDIR)/$(RUN)" \
+	    --stdout-file - --stderr-file -
+	@$(PY) tools/demo.py $(RUN)
 
 test: setup
 	@$(PY) tools/check.py
 
 lab: setup
 	@echo "lab: opening nbs/index.ipynb"
-	@$(BIN)/jupyter lab nbs/index.ipynb
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter lab nbs/index.ipynb
 
 benchmark: setup
 	@mkdir -p $(BENCHMARK)
 	@echo "benchmark: running nbs/experiments/benchmark.ipynb; a run that was interrupted continues"
-	@$(BIN)/papermill nbs/experiments/benchmark.ipynb $(BENCHMARK)/benchmark.ipynb -p run_dir "$(CURDIR)/$(BENCHMARK)" --no-progress-bar --stdout-file - --stderr-file -
+	@$(PAPERMILL) nbs/experiments/benchmark.ipynb $(BENCHMARK)/benchmark.ipynb -p run_dir "$(CURDIR)/$(BENCHMARK)" \
+	    --stdout-file - --stderr-file -
 	@echo "benchmark: the executed notebook is $(BENCHMARK)/benchmark.ipynb; its results:"
 	@$(PY) tools/benchmark.py table $(BENCHMARK)/results.json
 
 # finished runs are skipped, interrupted ones continue; tables are made of what is there, also when a run failed
 paper: setup
-	@dataset=$${DATASET:-$$($(PY) -c 'from barcodemae.core import load_settings; print(load_settings().dataset)')}; \
-	    place=runs/paper/$$(basename "$$dataset"); mkdir -p "$$place"; failed=0; \
+	@dataset=$${DATASET:-$$($(SETTING) dataset)}; failed=0; \
+	    place=runs/paper/$$(basename "$$dataset"); mkdir -p "$$place"; \
 	    echo "paper: the runs of $(GRIDS) on $$dataset"; \
-	    $(PY) -m barcodemae.training.sweep $(GRIDS) --dataset "$$dataset" || failed=1; \
+	    $(BARCODEMAE) sweep $(GRIDS) --dataset "$$dataset" || failed=1; \
 	    for table in $(TABLES); do \
 	        echo "paper: $$place/$$table.ipynb"; \
-	        $(BIN)/papermill nbs/experiments/$$table.ipynb "$$place/$$table.ipynb" -p dataset "$$dataset" -p kept "$(CURDIR)/$$place/$$table.json" --no-progress-bar || failed=1; \
+	        $(PAPERMILL) nbs/experiments/$$table.ipynb "$$place/$$table.ipynb" -p dataset "$$dataset" \
+	            -p kept "$(CURDIR)/$$place/$$table.json" || failed=1; \
 	    done; \
 	    echo "paper: tables are in $$place, figures in figures"; exit $$failed
 
-# models are trained that are not there yet; systems that were asked before are skipped, those without weights or program are told by name
+# models are trained that are not there yet; systems that were asked before are skipped, those without weights
+# or program are named
 leaderboard: setup
-	@dataset=$${DATASET:-$$($(PY) -c 'from barcodemae.core import load_settings; print(load_settings().dataset)')}; name=$$(basename "$$dataset"); \
-	    runs=$$($(PY) -c 'from barcodemae.core import load_settings; print(load_settings().runs)'); place=runs/leaderboard/$$name; mkdir -p "$$place"; failed=0; \
-	    $(PY) -m barcodemae.training.sweep table1 architectures --dataset "$$dataset" || failed=1; \
-	    $(PY) -m barcodemae.bench.cnn "$$place/cnn" --dataset "$$dataset" --epochs 5 || failed=1; \
-	    $(PY) -m barcodemae.bench.run --dataset "$$dataset" --runs $$($(PY) -m barcodemae.training.sweep table1 architectures --dataset "$$dataset" --list | sed -n "s|^done *|$$runs/grids/$$name/|p") --cnn "$$place/cnn" || failed=1; \
-	    $(BIN)/papermill nbs/experiments/leaderboard.ipynb "$$place/leaderboard.ipynb" -p dataset "$$dataset" -p kept "$(CURDIR)/$$place/leaderboard.json" --no-progress-bar || failed=1; \
+	@dataset=$${DATASET:-$$($(SETTING) dataset)}; name=$$(basename "$$dataset"); runs=$$($(SETTING) runs); failed=0; \
+	    place=runs/leaderboard/$$name; mkdir -p "$$place"; grids="table1 architectures"; \
+	    $(BARCODEMAE) sweep $$grids --dataset "$$dataset" || failed=1; \
+	    $(BARCODEMAE) cnn "$$place/cnn" --dataset "$$dataset" --epochs 5 || failed=1; \
+	    finished=$$($(BARCODEMAE) sweep $$grids --dataset "$$dataset" --list | sed -n "s|^done *|$$runs/grids/$$name/|p"); \
+	    $(BARCODEMAE) bench --dataset "$$dataset" --runs $$finished --cnn "$$place/cnn" || failed=1; \
+	    $(PAPERMILL) nbs/experiments/leaderboard.ipynb "$$place/leaderboard.ipynb" -p dataset "$$dataset" \
+	        -p kept "$(CURDIR)/$$place/leaderboard.json" || failed=1; \
 	    echo "leaderboard: $$place/leaderboard.ipynb, its figure is in figures"; exit $$failed
 
 gpu-kit: setup

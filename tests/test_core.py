@@ -1,14 +1,16 @@
-"""Guards for barcodemae.core: settings, errors, atomic writes, probing. What teaches something stands in nbs/00_core.ipynb."""
+"""Guards for the ground: settings, errors, atomic writes, device, metrics.
+What teaches something stands in nbs/00_core.ipynb and nbs/ground."""
 import errno, json, os, signal, subprocess, sys, textwrap, time
 from pathlib import Path
 
 import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
 
-from barcodemae import core
+from barcodemae import compute, core
 from barcodemae.core import InputError, atomic_path, read_json, write_json
 from barcodemae.settings import find_dataset, load_settings
-from barcodemae.compute import probe_compute
+from barcodemae.compute import machine_record, probe_compute, seed_everything
+from barcodemae.metrics import calibration_error, reliability, species_interval
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +68,7 @@ def test_another_programs_settings_are_passed_over(project):
     assert load_settings(root/'nbs').root == root
 
 
-@pytest.mark.parametrize('text, record, mend', [
+@pytest.mark.parametrize('text, record, fix', [
     ('[paths]\nrun = x\n', '[paths] run', 'runs'),
     ('[paths]\n[default]\n', '[default]', '[defaults]'),
     ('[paths]\nruns =\n', '[paths] runs', 'write one'),
@@ -74,10 +76,10 @@ def test_another_programs_settings_are_passed_over(project):
     ('[paths]\nruns = a\nruns = b\n', 'line 3', '[paths]'),
     ('[paths]\nno equals sign here\n', 'line', 'key = value'),
 ])
-def test_bad_settings_name_file_key_and_mend(project, text, record, fix):
+def test_bad_settings_name_file_key_and_fix(project, text, record, fix):
     root = project(text)
     with pytest.raises(InputError) as error: load_settings(root)
-    assert error.value.file == root/'settings.ini' and record in error.value.record and mend in error.value.fix
+    assert error.value.file == root/'settings.ini' and record in error.value.record and fix in error.value.fix
 
 
 def test_find_dataset(project, monkeypatch):
@@ -97,14 +99,14 @@ def test_find_dataset(project, monkeypatch):
 def test_input_error_says_all_it_knows(file, record, fix):
     text = str(InputError('bad', file, record, fix))
     assert all(part in text for part in (file, record, fix, 'bad') if part)
-    assert 'None' not in text or 'None' in f'{file}{record}{mend}'
+    assert 'None' not in text or 'None' in f'{file}{record}{fix}'
 
 
 def test_input_error_survives_pickling():
     import pickle
-    error = InputError('bad', file='a.csv', record='line 3', fix='mend it')
+    error = InputError('bad', file='a.csv', record='line 3', fix='quote it')
     again = pickle.loads(pickle.dumps(error))
-    assert str(again) == str(error) == 'a.csv: line 3: bad. Fix: mend it' and again.record == 'line 3'
+    assert str(again) == str(error) == 'a.csv: line 3: bad. Fix: quote it' and again.record == 'line 3'
 
 
 # atomic writes
@@ -240,11 +242,11 @@ def test_json_absent_or_broken(tmp_path, text):
 # device, seeds, records
 
 def test_probe_compute():
-    compute = probe_compute('cpu')
-    assert compute.device.type == 'cpu' and compute.dtype in (torch.float32, torch.bfloat16) and probe_compute('cpu') == compute
+    cpu = probe_compute('cpu')
+    assert cpu.device.type == 'cpu' and cpu.dtype in (torch.float32, torch.bfloat16) and probe_compute('cpu') == cpu
     x = torch.ones(2, 2)
-    with compute.autocast(): assert (x @ x).dtype == compute.dtype
-    assert 'cpu' in compute.name
+    with cpu.autocast(): assert (x @ x).dtype == cpu.dtype
+    assert 'cpu' in cpu.name
 
 
 @pytest.mark.parametrize('device', ['cuda:99', 'abacus'])
@@ -254,26 +256,64 @@ def test_probe_compute_without_such_a_device(device):
 
 @pytest.mark.parametrize('gain, dtype', [(1.4, torch.float32), (1.6, torch.bfloat16)])
 def test_precision_follows_the_measurement(monkeypatch, gain, dtype):
-    monkeypatch.setattr(core, 'matmul_gflops', lambda device, dtype, n: gain if dtype == torch.bfloat16 else 1.)
-    assert core._measured_dtype.__wrapped__(torch.device('cpu')) == dtype
+    speed = lambda device, dtype, n: gain if dtype == torch.bfloat16 else 1.
+    monkeypatch.setattr(compute, 'matmul_gflops', speed)
+    assert compute._measured_dtype.__wrapped__(torch.device('cpu')) == dtype
 
 
 def test_seeds():
     def draw(): return torch.rand(3).tolist(), np.random.rand(3).tolist()
-    core.seed_everything(1); one = draw()
-    core.seed_everything(2); two = draw()
-    core.seed_everything(1)
-    assert draw() == one != two
+    drawn = []
+    for seed in (1, 2, 1):
+        seed_everything(seed)
+        drawn.append(draw())
+    assert drawn[0] == drawn[2] != drawn[1]
 
 
 def test_machine_record(tmp_path):
-    record = core.machine_record()
+    record = machine_record()
     write_json(tmp_path/'m.json', record)
     assert record['cores'] >= 1 and record['torch'] == torch.__version__ and record['time'].endswith('+00:00')
     assert record['commit'] is None or len(record['commit'].removesuffix('-dirty')) == 40
 
 
+# metrics
+
+def test_species_interval_of_singletons_is_the_plain_one():
+    hits = np.random.default_rng(0).random(400) < .7
+    none, alone = species_interval(hits, np.array(['']*400)), species_interval(hits, np.arange(400).astype(str))
+    half = 196 * np.sqrt(hits.mean() * (1 - hits.mean()) / 400)
+    assert none[0] == alone[0] == round(100 * hits.mean(), 2)
+    for mean, low, high in (none, alone): assert abs((high - low) / 2 - half) < 1
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60), st.integers(1, 12), st.booleans())
+def test_calibration_error_is_the_plain_loop(answers, bins, equal_counts):
+    sure, right = map(np.array, zip(*answers))
+    curve = reliability(sure, right, bins, equal_counts)
+    assert curve[:, 2].sum() == len(sure) and len(curve) <= bins
+    plain = sum(n * abs(c - r) for c, r, n in curve) / len(sure)
+    assert abs(calibration_error(sure, right, bins, equal_counts) - plain) < 1e-9 and 0 <= plain <= 1
+    if not equal_counts: # every answer is in the bin of its confidence
+        for b in range(bins):
+            inside = np.minimum((sure * bins).astype(int), bins - 1) == b
+            if inside.any(): assert any(np.allclose(row, (sure[inside].mean(), right[inside].mean(), inside.sum())) for row in curve)
+
+
+def test_calibration_error_of_no_answers(): assert np.isnan(calibration_error([], []))
+
+
 # the library alone
+
+def test_core_and_settings_need_no_heavy_library():
+    code = """
+        import sys
+        import barcodemae.core, barcodemae.settings
+        heavy = {'torch', 'numpy', 'polars', 'pandas', 'sklearn', 'scipy', 'transformers'} & set(sys.modules)
+        assert not heavy, heavy"""
+    done = subprocess.run([sys.executable, '-c', textwrap.dedent(code)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
 
 def test_library_imports_without_notebook_tools():
     "Every module of the package, in a process where the notebook tools cannot be imported."
@@ -290,10 +330,10 @@ def test_library_imports_without_notebook_tools():
         except ModuleNotFoundError: pass
         else: raise AssertionError('pytest was found')
         import barcodemae
-        names = [m.name for m in pkgutil.iter_modules(barcodemae.__path__)]
-        assert 'core' in names
+        names = [m.name for m in pkgutil.walk_packages(barcodemae.__path__, 'barcodemae.')]
+        assert {'barcodemae.core', 'barcodemae.data.read'} < set(names)
         for name in names:
-            if name != '__main__': importlib.import_module(f'barcodemae.{name}')
+            if not name.endswith('__main__'): importlib.import_module(name)
         print('imported', *names)"""
     done = subprocess.run([sys.executable, '-c', textwrap.dedent(code)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -311,7 +351,7 @@ def test_nbdev_test_runs_the_notebook_it_is_given(tmp_path, expression, passes):
     pytest.importorskip('nbdev')
     command = Path(sys.executable).parent/'nbdev_test'
     cells = [dict(cell_type='code', metadata={}, outputs=[], execution_count=None, id=str(i), source=source) for i, source in
-             enumerate(['from barcodemae.core import IN_TEST', f"assert {expression}, 'told otherwise'", f"open({str(tmp_path/'ran')!r}, 'w').close()"])]
+             enumerate(['from barcodemae.core import IN_TEST', f'assert {expression}', f"open({str(tmp_path/'ran')!r}, 'w').close()"])]
     (tmp_path/'one.ipynb').write_text(json.dumps(dict(cells=cells, metadata=dict(kernelspec=dict(name='python3', language='python', display_name='python3')), nbformat=4, nbformat_minor=5)))
     (tmp_path/'pyproject.toml').write_text('[project]\nname = "x"\n[tool.nbdev]\nnbs_path = "."\nlib_path = "x"\n')
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}

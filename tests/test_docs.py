@@ -14,23 +14,37 @@ docs = importlib.util.module_from_spec(spec); spec.loader.exec_module(docs)
 
 def put(path, *cells):
     path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(new_notebook(cells=[new_markdown_cell(c) if isinstance(c, str) else c for c in cells]), path)
+    cells = [new_markdown_cell(c) if isinstance(c, str) else c for c in cells]
+    nbformat.write(new_notebook(cells=cells), path)
+
+
+ZEBRAS = """#| export
+from barcodemae.data.b import grass
+STRIPES = 3
+def count_zebras(n): return n
+def _inner(): pass"""
+SAID = [new_output('stream', text='seven\n'), new_output('stream', name='stderr', text='a warning')]
 
 
 @pytest.fixture
 def nbs(tmp_path):
-    nbs = tmp_path/'nbs'
-    put(nbs/'index.ipynb', '# Home', '| notebook | what |\n|---|---|\n| [b](b.ipynb) | second |\n| [a](a.ipynb) | first |', 'See [the licence](../LICENSE), [experiments](experiments) and <https://example.org/x.ipynb>.')
-    put(nbs/'a.ipynb', '# First chapter', 'Of $k^2$ words, [more](b.ipynb#Zebras), `$PATH` stays.', new_code_cell('#| export\nSTRIPES = 3\ndef count_zebras(n): return n\ndef _inner(): pass'),
-        new_code_cell('#| hide\nsecret = 1'), new_code_cell('html = \'<a href="nowhere.ipynb">\'\nprint(7)', outputs=[new_output('stream', text='seven\n'), new_output('stream', name='stderr', text='a warning')]))
-    put(nbs/'b.ipynb', '# Second chapter', '## Zebras', 'They have <b>stripes</b> and a mane.', '## Giraffes', 'Tall; see [an experiment](experiments/e.ipynb).')
+    nbs, code = tmp_path/'nbs', new_code_cell
+    put(nbs/'index.ipynb', '# Home', 'See [the licence](../LICENSE), [experiments](experiments) and '
+        '<https://example.org/x.ipynb>.')
+    put(nbs/'a.ipynb', '# First chapter', 'Of $k^2$ words, [more](b.ipynb#Zebras), `$PATH` stays.',
+        code('#| default_exp data.a'), code(ZEBRAS), code('#| hide\nsecret = 1'),
+        code('html = \'<a href="nowhere.ipynb">\'\nprint(7)', outputs=SAID))
+    put(nbs/'b.ipynb', '# Second chapter', '## Zebras', 'They have <b>stripes</b> and a mane.', '## Giraffes',
+        'Tall; see [an experiment](experiments/e.ipynb).', code('#| default_exp data.b'))
     put(nbs/'experiments/e.ipynb', '# An experiment', 'Back to [the first](../a.ipynb).')
     (tmp_path/'LICENSE').write_text('MIT')
     return nbs
 
 
 @pytest.fixture
-def site(nbs): docs.build(nbs, nbs.parent/'docs'); return nbs.parent/'docs'
+def site(nbs):
+    docs.build(nbs, nbs.parent/'docs')
+    return nbs.parent/'docs'
 
 
 def index(site): return json.loads((site/'index.js').read_text().removeprefix('const INDEX = '))
@@ -38,7 +52,8 @@ def index(site): return json.loads((site/'index.js').read_text().removeprefix('c
 
 def test_every_link_leads_somewhere(site):
     pages = sorted(site.rglob('*.html'))
-    assert [str(p.relative_to(site)) for p in pages] == ['a.html', 'b.html', 'experiments/e.html', 'index.html']
+    there = [str(p.relative_to(site)) for p in pages]
+    assert there == ['a.html', 'b.html', 'experiments/e.html', 'index.html']
     for page in pages:
         text = re.sub('<pre.*?</pre>', '', page.read_text(), flags=re.S)
         for url in re.findall(r'(?:href|src)="([^"]*)"', text):
@@ -51,31 +66,40 @@ def test_every_link_leads_somewhere(site):
 
 
 def test_pages_read_without_a_network(site):
-    for file in site.rglob('*.html'): assert not re.search(r'<(?:script|link|img)[^>]*(?:src|href)="(?:https?:)?//', file.read_text())
+    foreign = r'<(?:script|link|img)[^>]*(?:src|href)="(?:https?:)?//'
+    for file in site.rglob('*.html'): assert not re.search(foreign, file.read_text())
 
 
-def test_side_bar_follows_the_table_of_the_index(site):
+def test_side_bar_is_in_the_order_of_reading(site):
+    "Index, then by packages; in a package each after those that it builds on; experiments."
     nav = re.search('<nav>.*?</nav>', (site/'experiments/e.html').read_text(), flags=re.S)[0]
-    assert re.findall(r'href="(.*?)"', nav) == ['../index.html', '../b.html', '../a.html', '../experiments/e.html'] and 'class=here>An experiment' in nav
+    links = ['../index.html', '../b.html', '../a.html', '../experiments/e.html']
+    assert re.findall(r'href="(.*?)"', nav) == links and 'class=here>An experiment' in nav
+    assert re.findall('<b>(.*?)</b>', nav) == ['Data', 'Experiments']
 
 
 def test_what_is_shown(site):
     text = (site/'a.html').read_text()
-    for part in ('count_zebras', 'seven', 'nowhere.ipynb', 'celltag_exported', 'alt="k^2"', '$PATH'): assert part in text, part
+    shown = ('count_zebras', 'seven', 'nowhere.ipynb', 'celltag_exported', 'alt="k^2"', '$PATH')
+    for part in shown: assert part in text, part
     for part in ('secret', 'a warning', '#| export'): assert part not in text, part
 
 
 def test_search_knows_headings_text_and_exported_names(site):
     found = {s['url']: s for s in index(site)}
     assert found['a.html#First-chapter']['names'] == ['STRIPES', 'count_zebras']
-    assert 'mane' in found['b.html#Zebras']['text'] and 'mane' not in found['b.html#Giraffes']['text'] and found['b.html#Zebras']['heading'] == 'Zebras'
+    assert 'mane' in found['b.html#Zebras']['text'] and 'mane' not in found['b.html#Giraffes']['text']
+    assert found['b.html#Zebras']['heading'] == 'Zebras'
     assert not any('seven' in s['text'] for s in found.values())                         # an output
 
 
 @pytest.mark.skipif(not shutil.which('node'), reason='no node to run search.js')
-@pytest.mark.parametrize('query, first', [('count_zebras', 'a.html#First-chapter'), ('zebras mane', 'b.html#Zebras'), ('STRIPES', 'a.html#First-chapter'), ('tall', 'b.html#Giraffes'), ('unicorn', None), ('', None)])
+@pytest.mark.parametrize('query, first', [
+    ('count_zebras', 'a.html#First-chapter'), ('zebras mane', 'b.html#Zebras'),
+    ('STRIPES', 'a.html#First-chapter'), ('tall', 'b.html#Giraffes'), ('unicorn', None), ('', None)])
 def test_search_finds(site, query, first):
-    code = f'{(site/"index.js").read_text()}\n{(site/"search.js").read_text()}\nconsole.log(JSON.stringify(search({json.dumps(query)}).map(s => s.url)))'
+    code = '\n'.join([(site/'index.js').read_text(), (site/'search.js').read_text(),
+                      f'console.log(JSON.stringify(search({json.dumps(query)}).map(s => s.url)))'])
     hits = json.loads(subprocess.run(['node', '-e', code], capture_output=True, text=True, check=True).stdout)
     assert hits[:1] == ([first] if first else [])
 
@@ -104,9 +128,12 @@ def test_a_build_that_is_killed_leaves_the_old_site(nbs, site, monkeypatch):
         return plain(self, *args, **kwargs)
     monkeypatch.setattr(Path, 'write_text', stop)
     with pytest.raises(KeyboardInterrupt): docs.build(nbs, site)
-    assert {p: p.read_bytes() for p in site.rglob('*') if p.is_file()} == before and sorted(p.name for p in nbs.parent.iterdir()) == ['LICENSE', 'docs', 'nbs']
+    assert {p: p.read_bytes() for p in site.rglob('*') if p.is_file()} == before
+    assert sorted(p.name for p in nbs.parent.iterdir()) == ['LICENSE', 'docs', 'nbs']
 
 
 def test_a_page_that_is_gone_goes(nbs, site):
-    put(nbs/'b.ipynb', '# B'); shutil.rmtree(nbs/'experiments'); put(nbs/'index.ipynb', '# Home')
+    put(nbs/'b.ipynb', '# B')
+    put(nbs/'index.ipynb', '# Home')
+    shutil.rmtree(nbs/'experiments')
     assert docs.build(nbs, site) == 3 and not (site/'experiments').exists()

@@ -1,4 +1,5 @@
-"""Guards for the prepared GPU run: a part that fails or hangs costs the others nothing, encoders come back whole, older timings stay."""
+"""Guards for the prepared GPU run: a part that fails or hangs costs the others nothing, encoders come back
+whole, older timings stay."""
 import importlib.util, json, shutil, subprocess, sys, tarfile
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from barcodemae.training.config import make_config, model_config
 
 TOOLS = Path(__file__).resolve().parent.parent/'tools'
 spec = importlib.util.spec_from_file_location('gpu_kit', TOOLS/'gpu_kit.py')
-kit = importlib.util.module_from_spec(spec); spec.loader.exec_module(kit)
+kit = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(kit)
 
 FAKE = """
 import json, sys, time
@@ -24,7 +26,8 @@ if part == 'speed': time.sleep(600)
 
 
 def run(folder, *arguments):
-    return subprocess.run([sys.executable, folder/'gpu_kit.py', 'run', folder/'out', '--device', 'cpu', *arguments], capture_output=True, text=True, timeout=120)
+    command = [sys.executable, folder/'gpu_kit.py', 'run', folder/'out', '--device', 'cpu', *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 def test_a_part_that_fails_or_hangs_leaves_the_others_their_time(tmp_path):
@@ -34,8 +37,10 @@ def test_a_part_that_fails_or_hangs_leaves_the_others_their_time(tmp_path):
     with tarfile.open(tmp_path/'store.tar.xz', 'w:xz'): pass
     done = run(tmp_path, '--parts', 'smoke=20', 'speed=2', 'train=30', 'long')
     assert done.returncode == 1 and 'gpu-kit: not whole: smoke, speed' in done.stderr
-    found = {p: json.loads((tmp_path/'out'/f'{p}.json').read_text())['seconds'] for p in kit.PARTS}                # all wrote what they had
-    assert found['train'] > 24 and found['long'] > kit.PARTS['long'] - 6, 'what smoke left over went to speed, and no further'
+    seconds = lambda part: json.loads((tmp_path/'out'/f'{part}.json').read_text())['seconds']
+    found = {p: seconds(p) for p in kit.PARTS} # all wrote what they had
+    spare = 'what smoke left over went to speed, and no further'
+    assert found['train'] > 24 and found['long'] > kit.PARTS['long'] - 6, spare
     again = run(tmp_path, '--parts', 'train=5')
     assert again.returncode == 1 and 'has results of train' in again.stderr
     shutil.rmtree(tmp_path/'out')
@@ -51,24 +56,30 @@ def test_unknown_part_is_told(tmp_path):
 @pytest.mark.parametrize('limit', [10**9, 20_000])
 def test_encoders_come_back_whole(tmp_path, monkeypatch, limit):
     monkeypatch.setattr(kit, 'SHARD', limit)
-    encoder = untrained_encoder(model_config(make_config('demo', k=4, hidden_size=32, layers=2, random_offset=True), reference='ACGT' * 165))
+    config = make_config('demo', k=4, hidden_size=32, layers=2, random_offset=True)
+    encoder = untrained_encoder(model_config(config, reference='ACGT' * 165))
     kit.save_shards(encoder, tmp_path, 'mae')
     files = sorted(tmp_path.glob('mae-*'))
-    assert len(files) == 1 if limit > 10**6 else len(files) > 3 and max(f.stat().st_size for f in files) < 2 * limit
+    if limit > 10**6: assert len(files) == 1
+    else: assert len(files) > 3 and max(f.stat().st_size for f in files) < 2 * limit
     back = load_encoder(kit.join_shards(tmp_path/'mae-0.safetensors', tmp_path/'back'))
     assert back.config.reference == encoder.config.reference and back.config.num_hidden_layers == 2
-    for name, w in encoder.state_dict().items(): assert torch.equal(back.state_dict()[name], w.to(torch.bfloat16).float()), name
+    for name, w in encoder.state_dict().items():
+        assert torch.equal(back.state_dict()[name], w.to(torch.bfloat16).float()), name
     if len(files) > 1:
         files[-1].unlink()
-        with pytest.raises(InputError, match='shards is missing'): kit.join_shards(tmp_path/'mae-0.safetensors', tmp_path/'again')
+        with pytest.raises(InputError, match='shards is missing'):
+            kit.join_shards(tmp_path/'mae-0.safetensors', tmp_path/'again')
         assert not (tmp_path/'again').exists()
 
 
 def test_timings_that_were_not_taken_again_stay():
-    row = lambda batch, pace: dict(shape='paper', gflop=44., batch=batch, compiled=True, barcodes_per_second=pace)
-    old, new = dict(steps=[row(128, 1.), row(512, 2.)], paper_hours=5.), dict(steps=[row(512, 3.)], paper_hours=4.)
-    assert kit.joined(old, new) == dict(steps=[row(128, 1.) | dict(earlier=True), row(512, 3.)], paper_hours=4.)
-    assert kit.joined(dict(steps=7), dict(steps=9)) == dict(steps=9)                                               # a number of steps, in another part
+    def row(batch, pace, **more):
+        return dict(shape='paper', gflop=44., batch=batch, compiled=True, barcodes_per_second=pace, **more)
+    old = dict(steps=[row(128, 1.), row(512, 2.)], paper_hours=5.)
+    new = dict(steps=[row(512, 3.)], paper_hours=4.)
+    assert kit.joined(old, new) == dict(steps=[row(128, 1., earlier=True), row(512, 3.)], paper_hours=4.)
+    assert kit.joined(dict(steps=7), dict(steps=9)) == dict(steps=9) # a number of steps, in another part
 
 
 def test_results_of_two_machines_are_not_mixed(tmp_path):
@@ -76,14 +87,16 @@ def test_results_of_two_machines_are_not_mixed(tmp_path):
         (tmp_path/gpu).mkdir()
         (tmp_path/gpu/'smoke.json').write_text(json.dumps(dict(machine=dict(gpu=gpu), whole=True)))
     kit.collect([tmp_path/'A'], tmp_path/'kept.json')
-    with pytest.raises(SystemExit, match='kept.json is of A.*Fix: --to'): kit.collect([tmp_path/'B'], tmp_path/'kept.json')
+    with pytest.raises(SystemExit, match='kept.json is of A.*Fix: --to'):
+        kit.collect([tmp_path/'B'], tmp_path/'kept.json')
     assert json.loads((tmp_path/'kept.json').read_text())['smoke']['machine']['gpu'] == 'A'
     with pytest.raises(SystemExit, match='no results in'): kit.collect([tmp_path], tmp_path/'kept.json')
 
 
 def test_packing_tells_what_does_not_come_with_the_project(tmp_path, monkeypatch):
     monkeypatch.setenv('BARCODEMAE_COI_MINI', str(tmp_path/'nowhere.csv'))
-    with pytest.raises(InputError, match='do not come with the project.*--data mine.csv'): kit.pack(tmp_path/'kit')
+    with pytest.raises(InputError, match='do not come with the project.*--data mine.csv'):
+        kit.pack(tmp_path/'kit')
     (tmp_path/'mine').mkdir()
     with pytest.raises(InputError, match='holds something else'): kit.pack(tmp_path/'mine', ['demo'])
     assert sorted(p.name for p in tmp_path.iterdir()) == ['mine']

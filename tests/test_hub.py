@@ -7,7 +7,7 @@ from huggingface_hub import ModelCard
 from barcodemae.model.sequence import SequenceConfig, SequenceEncoder
 from barcodemae.core import InputError, read_json, write_json
 from barcodemae.model.mae import BarcodeEncoder, BarcodeMAEConfig
-from barcodemae.training.hub import (DataSource, complete, export_onnx, largest_difference, main, model_card,
+from barcodemae.training.hub import (DataSource, complete, export_onnx, largest_difference, model_card,
                                      push_to_hub, trial_batches)
 from barcodemae.model.tokenizer import KmerTokenizer
 
@@ -165,15 +165,6 @@ def test_a_hub_that_refuses(best):
     message = r'me/it: the hub did not take it \(ConnectionError: no route\). Fix: log in'
     with pytest.raises(InputError, match=message):
         push_to_hub(best, 'me/it', api=Hub(ConnectionError('no route\nmore')))
-
-
-def test_command(best, tmp_path, capsys):
-    main([str(best)])
-    assert (best/'README.md').exists() and 'written: README.md' in capsys.readouterr().out
-    other = make_run(tmp_path/'other', dataset='beetles')
-    with pytest.raises(SystemExit, match='data set beetles.*Fix'): main([str(other)])
-    main([str(other), '--source', 'Beetles of our own.', '--licence', 'cc-by-4.0'])
-    assert 'Beetles of our own. Licence: cc-by-4.0.' in (other/'README.md').read_text()
 
 
 def need_onnx():

@@ -14,6 +14,7 @@ from barcodemae.model.mae import BarcodeMAEConfig
 from barcodemae.identification.model import DEFAULT_MODEL, Model
 from barcodemae.identification.reference import Reference, Rows, make_reference
 from barcodemae.data.align import consensus
+from barcodemae.identification.cluster import single_linkage
 from barcodemae.identification.sites import bit_planes, differences
 from barcodemae.data.store import load_dataset, pack
 
@@ -23,7 +24,7 @@ def world(tmp_path_factory): # a model, a reference and query files of the demo
     some = np.array(store.bases[store.rows('pretrain')[:800]])
     untrained_encoder(BarcodeMAEConfig(k=4, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, reference=consensus(some))).save_pretrained(place/'run')
     model = tool.fit(place/'run', 'demo', place/'model', quiet=True)
-    tool.index('demo', place/'reference', place/'model', ('train',), quiet=True)
+    tool.index('demo', place/'reference', model=place/'model', splits=('train',), quiet=True)
     rows = store.rows('test')[:40]
     (place/'q.fasta').write_text(''.join(f'>q{i}\n{b}\n' for i, b in enumerate(store.sequences(rows))))
     return dict(place=place, store=store, model=model, rows=rows, barcodes=store.sequences(rows))
@@ -186,8 +187,8 @@ def test_standard_input_packed_and_both_strands(world, monkeypatch):
 
 def test_killed_run_goes_on_and_another_question_does_not(world, monkeypatch):
     base = ('identify', 'q.fasta', '--reference', 'reference', '--model', 'model', '--quiet', '-o', 'long.tsv')
-    real, asked = tool.answer, []
-    monkeypatch.setattr(tool, 'answer', lambda *a, **k: real(*a, **k, batch=10))
+    real, asked = tool.write_answers, []
+    monkeypatch.setattr(tool, 'write_answers', lambda *a, **k: real(*a, **k, batch=10))
     one = Identifier.block
     def dies(self, names, bases):
         asked.append(len(names))
@@ -217,12 +218,12 @@ def test_many_copies_and_short_barcodes_are_grouped(world):
     other = next(b for b, g in zip(world['barcodes'], genus) if g != genus[0])
     a, far = world['model'].lay([world['barcodes'][0], other])
     b = a.copy(); b[300] = (a[300] + 1) % 4
-    link = lambda rows: tool.link(world['model'], np.array(rows)).tolist()
-    assert set(link([a] * 100 + [b] * 100)) == {0}
+    linked = lambda rows: single_linkage(world['model'], np.array(rows)).tolist()
+    assert set(linked([a] * 100 + [b] * 100)) == {0}
     def cut(x, n): short = np.full_like(x, 5); short[200:200 + n] = x[200:200 + n]; return short
-    assert link([cut(a, 130), cut(b, 130), cut(a, 120), cut(far, 130)]) == [0, 0, 0, 1]
+    assert linked([cut(a, 130), cut(b, 130), cut(a, 120), cut(far, 130)]) == [0, 0, 0, 1]
     chimera = far.copy(); chimera[200:330] = a[200:330]                  # a short barcode fits both, and does not tie them
-    groups = link([a, chimera, cut(a, 130)])
+    groups = linked([a, chimera, cut(a, 130)])
     assert groups[0] != groups[1]
 
 def test_json_is_json_and_a_folder_is_no_file(world, capsys):
@@ -248,7 +249,7 @@ def test_embed_cluster_plot(world):
     assert world['barcodes'] and world['store'].labels('genus', world['rows'])[0] in (world['place']/'map.html').read_text()
 
 def test_train_and_fit(world):
-    "Where the notebook is not at hand the functions that it calls train."
+    "The whole way from barcodes to a model that identifies, as commands."
     source = world['store'].meta['source']
     assert run(world, 'train', '-o', 'trained', '--preset', 'demo', '--dataset', source, '-p', 'steps', 2, '-p', 'registered', 'true', '-p', 'hidden_size', 16) == 0
     assert (world['place']/'trained'/'results.json').exists() and read_json(world['place']/'trained'/'record.json')['steps'] == 2
@@ -279,13 +280,6 @@ def test_bad_input_ends_in_one_line(world, arguments, said, capsys):
     err = capsys.readouterr().err
     assert said in err and 'Fix:' in err and 'Traceback' not in err
 
-def test_a_full_pipe_and_no_torch_for_help():
-    slim = subprocess.run([sys.executable, '-c', 'import sys; from barcodemae.cli import parser; parser(); sys.exit("torch" in sys.modules)'])
-    assert slim.returncode == 0
-    for words in ([], ['no-such'], ['identify'], ['identify', 'q', '--reference', 'r', '--format', 'pdf'], ['embed', 'q', '--threads', '0']):
-        with pytest.raises(SystemExit) as end: cli.main(words)
-        assert end.value.code not in (0, None)
-
 def test_the_model_of_the_library_opens_everywhere(world):
     "As a `Model`, and by transformers' own classes; small, with its card and licence."
     from transformers import AutoModel, AutoTokenizer
@@ -306,8 +300,8 @@ def test_installed_command(world, capsys):
     assert 'barcodemae' in ask('--version').stdout
     said = ask('doctor').stdout
     assert 'torch' in said and 'Model encoder' in said
-    assert run(world, 'index', world['store'].meta['source'], '-o', 'made', '--split', 'val', '--split', 'train', *how) == 0
+    assert run(world, 'index', world['store'].meta['source'], '-o', 'made', '--splits', 'val', 'train', *how) == 0
     hits = ask('identify', '-', '--reference', 'made', '--format', 'json', '--strand', 'both', '--strict', *how, stdin=(world['place']/'q.fasta').read_text()).stdout
     assert len(json.loads(hits)) == 40
-    assert run(world, 'index', world['store'].meta['source'], '-o', 'made', '--split', 'test', '--model', 'model') == 0 and 'added' in capsys.readouterr().err # to a reference that is there
+    assert run(world, 'index', world['store'].meta['source'], '-o', 'made', '--splits', 'test', '--model', 'model') == 0 and 'added' in capsys.readouterr().err # to a reference that is there
     assert run(world, 'cluster', 'q.fasta', '--number', '3', '--format', 'tsv', '--strict', *how) == 0 and capsys.readouterr().out.startswith('query\tcluster\tsize\tstrand\n')

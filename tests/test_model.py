@@ -4,9 +4,8 @@ from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
 
-import barcodemae
 from barcodemae.core import InputError
-from barcodemae.model.sequence import load_encoder
+from barcodemae.model import load_encoder
 from barcodemae.model.mae import VARIANTS, BarcodeEncoder, BarcodeMAEConfig, BarcodeMAEForPreTraining
 from barcodemae.model.mae import masked_kmer_loss, random_masking
 from barcodemae.data.store import pack
@@ -28,12 +27,14 @@ def tokens(*barcodes, k=4): return kmer_ids(torch.from_numpy(pack(list(barcodes)
 @given(st.integers(0, 40), st.integers(1, 50), st.integers(0, 1000), st.floats(0, 1))
 def test_loss_in_blocks_is_cross_entropy(n, block, seed, absent):
     torch.manual_seed(seed)
-    head, states, labels = torch.nn.Linear(8, 64), torch.randn(n, 8, requires_grad=True), torch.randint(0, 64, (n,))
+    head, states = torch.nn.Linear(8, 64), torch.randn(n, 8, requires_grad=True)
+    labels = torch.randint(0, 64, (n,))
     labels[torch.rand(n) < absent] = -100
-    def slopes(loss): return loss.detach(), *torch.autograd.grad(3 * loss, (states, *head.parameters()))
-    blocks = slopes(masked_kmer_loss(states, head, labels, block))
+    def gradients(loss): return loss.detach(), *torch.autograd.grad(3 * loss, (states, *head.parameters()))
+    blocks = gradients(masked_kmer_loss(states, head, labels, block))
     if (labels >= 0).any():
-        for a, b in zip(blocks, slopes(torch.nn.functional.cross_entropy(head(states), labels))): assert torch.allclose(a, b, atol=1e-5)
+        expected = gradients(torch.nn.functional.cross_entropy(head(states), labels))
+        for a, b in zip(blocks, expected): assert torch.allclose(a, b, atol=1e-5)
     else: assert all((part == 0).all() for part in blocks)
 
 
@@ -59,17 +60,20 @@ def test_masking_covers_what_it_should(barcodes, ratio):
     T, M = ids.shape[1], int(ratio * ids.shape[1])
     assert m.masked.shape[1] == M and m.kept.shape[1] == T - M                      # shapes depend on T alone
     for i in range(len(ids)):
-        masked, kept = set(m.masked[i][m.masked_valid[i]].tolist()), set(m.kept[i][m.kept_used[i]].tolist())
-        kmers, attended = set(torch.where(mask[i] & (ids[i] >= FIRST_KMER))[0].tolist()), set(torch.where(mask[i])[0].tolist())
+        masked = set(m.masked[i][m.masked_valid[i]].tolist())
+        kept = set(m.kept[i][m.kept_valid[i]].tolist())
+        kmers = set(torch.where(mask[i] & (ids[i] >= FIRST_KMER))[0].tolist())
+        attended = set(torch.where(mask[i])[0].tolist())
         assert len(masked) == int(torch.tensor(ratio) * len(kmers)) or len(masked) == int(ratio * len(kmers))
         assert masked <= kmers and not masked & kept and kept <= attended
-        assert kmers <= masked | kept                                                # only [UNK] may find no place
+        assert kmers <= masked | kept # only [UNK] may find no slot
 
 
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_no_leak_and_all_weights_learn(variant):
     ids, mask = tokens(*BATCH)
-    net, m = model(variant, hidden_dropout_prob=0., attention_probs_dropout_prob=0.), random_masking(ids, mask, .5)
+    net = model(variant, hidden_dropout_prob=0., attention_probs_dropout_prob=0.)
+    m = random_masking(ids, mask, .5)
     other = ids.scatter(1, m.masked, torch.where(m.masked_valid, FIRST_KMER + 11, ids.gather(1, m.masked)))
     a, b = net(ids, mask, m), net(other, mask, m)
     assert torch.equal(a.logits[m.masked_valid], b.logits[m.masked_valid])
@@ -102,22 +106,26 @@ def test_unknown_kmers_in_the_mean():
         paper, hidden = encoder.embed(ids, mask), encoder(ids, attention_mask=mask).last_hidden_state
         encoder.config.pool_unknown = True
         code = encoder.embed(ids, mask)
-    assert torch.allclose(paper[0], hidden[0, [0, 2]].mean(0), atol=1e-6) and torch.allclose(code[0], hidden[0, :3].mean(0), atol=1e-6)
+    assert torch.allclose(paper[0], hidden[0, [0, 2]].mean(0), atol=1e-6)
+    assert torch.allclose(code[0], hidden[0, :3].mean(0), atol=1e-6)
 
 
 def test_auto_classes(tmp_path):
     net = model()
-    net.save_pretrained(tmp_path/'whole'); net.encoder.save_pretrained(tmp_path/'encoder'); KmerTokenizer(k=4).save_pretrained(tmp_path/'encoder')
+    net.save_pretrained(tmp_path/'whole')
+    for part in (net.encoder, KmerTokenizer(k=4)): part.save_pretrained(tmp_path/'encoder')
     assert isinstance(AutoModelForPreTraining.from_pretrained(tmp_path/'whole'), BarcodeMAEForPreTraining)
-    encoder, tokenizer = AutoModel.from_pretrained(tmp_path/'encoder'), AutoTokenizer.from_pretrained(tmp_path/'encoder')
-    assert isinstance(encoder, BarcodeEncoder) and tokenizer.k == 4
-    assert all(torch.equal(a, b) for a, b in zip(encoder.state_dict().values(), net.encoder.state_dict().values()))
-    assert sorted(p.name for p in (tmp_path/'encoder').iterdir() if p.suffix in ('.bin', '.pt', '.pkl')) == []
+    encoder = AutoModel.from_pretrained(tmp_path/'encoder')
+    assert isinstance(encoder, BarcodeEncoder) and AutoTokenizer.from_pretrained(tmp_path/'encoder').k == 4
+    saved = net.encoder.state_dict()
+    assert all(torch.equal(w, saved[name]) for name, w in encoder.state_dict().items())
+    assert not [p.name for p in (tmp_path/'encoder').iterdir() if p.suffix in ('.bin', '.pt', '.pkl')]
 
 
-@pytest.mark.parametrize('changes', [dict(variant='bert'), dict(k=2), dict(mask_ratio=0.), dict(mask_ratio=1.)])
-def test_configurations_that_make_no_sense(changes):
-    with pytest.raises(ValueError): BarcodeMAEConfig(**changes)
+@pytest.mark.parametrize('key, value', [
+    ('variant', 'bert'), ('k', 2), ('mask_ratio', 0.), ('mask_ratio', 1.)])
+def test_impossible_configurations(key, value):
+    with pytest.raises(ValueError): BarcodeMAEConfig(**{key: value})
 
 
 def test_checkpoint_of_another_shape(tmp_path):
@@ -126,8 +134,8 @@ def test_checkpoint_of_another_shape(tmp_path):
     BarcodeMAEConfig(**{**SMALL, 'hidden_size': 48}).save_pretrained(tmp_path)
     with pytest.raises(InputError, match='Fix'): load_encoder(tmp_path)
     encoder.save_pretrained(tmp_path)
-    weights = load_file(tmp_path/'model.safetensors')
-    save_file({n: w for n, w in weights.items() if 'layer.1' not in n}, tmp_path/'model.safetensors', metadata={'format': 'pt'})
+    weights = {n: w for n, w in load_file(tmp_path/'model.safetensors').items() if 'layer.1' not in n}
+    save_file(weights, tmp_path/'model.safetensors', metadata={'format': 'pt'})
     with pytest.raises(InputError, match='missing'): load_encoder(tmp_path)
     (tmp_path/'model.safetensors').write_bytes(b'no weights')
     with pytest.raises(InputError, match='Fix'): load_encoder(tmp_path)

@@ -23,13 +23,13 @@ def learn(store, run, variant, dropout, steps):
     config = make_config('demo', variant=variant, steps=int(steps), dropout=float(dropout), batch_size=9,
                          hidden_size=16, decoder_hidden_size=16, random_offset=True, aligned=True,
                          validations=2, log_steps=2, checkpoint_steps=7)
-    train(config, BarcodeStore.open(store), run, Compute(torch.device('cpu'), torch.float32))
+    train(config, BarcodeStore(store), run, Compute(torch.device('cpu'), torch.float32))
 
 
 def vectors(store, out, dtype):
     torch.manual_seed(0)
     shape = dict(k=4, hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2)
-    encoder, store = BarcodeEncoder(BarcodeMAEConfig(**shape)).eval(), BarcodeStore.open(store)
+    encoder, store = BarcodeEncoder(BarcodeMAEConfig(**shape)).eval(), BarcodeStore(store)
     compute = Compute(torch.device('cpu'), getattr(torch, dtype))
     rows = store.rows('test_unseen', 'train')
     embed_table(encoder, store, out, rows=rows, shard=100, batch_size=32, compute=compute)
@@ -143,7 +143,7 @@ def test_tables_are_not_mixed(store, tmp_path):
     encoder = untrained_encoder(BarcodeMAEConfig(**shape))
     compute = Compute(torch.device('cpu'), torch.float32)
     def vectors_of(barcodes):
-        return embed_table(encoder, BarcodeStore.open(other(barcodes)), tmp_path/'out', compute=compute)
+        return embed_table(encoder, BarcodeStore(other(barcodes)), tmp_path/'out', compute=compute)
     vectors_of(some)
     with pytest.raises(InputError, match='another bases'): vectors_of([b[::-1] for b in some])
     (tmp_path/'out/manifest.json').unlink()
@@ -153,7 +153,7 @@ def test_tables_are_not_mixed(store, tmp_path):
 def test_cluster_script_is_a_script():
     script = Path(__file__).parent.parent/'tools/slurm.sh'
     assert subprocess.run(['bash', '-n', script]).returncode == 0
-    assert 'barcodemae.training.distributed' in script.read_text()
+    assert 'barcodemae batch' in script.read_text()
 
 
 if __name__ == '__main__': one_process({}, learn, sys.argv[1:])

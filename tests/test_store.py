@@ -95,7 +95,7 @@ def test_opens_at_once(source, tmp_path):
     prepare(source, tmp_path/'s')
     def seconds():
         start = time.perf_counter()
-        BarcodeStore.open(tmp_path/'s').rows('train')
+        BarcodeStore(tmp_path/'s').rows('train')
         return time.perf_counter() - start
     assert min(seconds() for _ in range(5)) < 0.1
 
@@ -130,21 +130,21 @@ def test_old_store_survives(source, tmp_path, monkeypatch, error):
     monkeypatch.setattr(store_module, 'pack', fails)
     with pytest.raises(InputError if isinstance(error, OSError) else KeyboardInterrupt) as e: prepare(source, tmp_path/'s')
     if isinstance(error, OSError): assert 'no space left' in str(e.value) and e.value.fix
-    assert BarcodeStore.open(tmp_path/'s').sequences([3]) == old.sequences([3])
+    assert BarcodeStore(tmp_path/'s').sequences([3]) == old.sequences([3])
 
 
 def test_damaged_store_is_told(source, tmp_path):
     s = prepare(source, tmp_path/'s')
     content = (s.path/'bases.npy').read_bytes()
     (s.path/'bases.npy').write_bytes(content[:-700])
-    with pytest.raises(InputError, match='damaged') as e: BarcodeStore.open(s.path)
+    with pytest.raises(InputError, match='damaged') as e: BarcodeStore(s.path)
     assert e.value.file == s.path and e.value.fix
 
 
 def test_unlike_the_published_counts_warns_every_time(source, tmp_path):
     path = source.rename(tmp_path/'BIOSCAN_5M_Insect_Dataset_metadata.csv')
     with pytest.warns(UserWarning, match='not the partitions of BIOSCAN-5M'): prepare(path, tmp_path/'s')
-    with pytest.warns(UserWarning, match='not the partitions of BIOSCAN-5M'): BarcodeStore.open(tmp_path/'s')
+    with pytest.warns(UserWarning, match='not the partitions of BIOSCAN-5M'): BarcodeStore(tmp_path/'s')
 
 
 SLOW = """
@@ -212,7 +212,7 @@ assert GenusProbe(store, compute, references=50, whiten=40)(trainer.encoder)
 def test_training_and_neighbours_need_no_reader_of_tables(tmp_path):
     "A store, once made, is used on a machine that has PyTorch, transformers and scikit-learn but nothing to read tables with."
     store = prepare(load_settings().datasets['demo'], tmp_path/'s', name='copied')
-    assert BarcodeStore.open(tmp_path/'s').name == 'copied' and store.meta['published'] is None
+    assert BarcodeStore(tmp_path/'s').name == 'copied' and store.meta['published'] is None
     done = subprocess.run([sys.executable, '-c', LIGHT, str(tmp_path/'s')], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -222,7 +222,7 @@ def test_store_of_an_older_version(source, tmp_path):
     s = prepare(source, tmp_path/'s')
     before = {c: s.labels(c).tolist() for c in ('genus', 'split', 'processid', 'coord-lat')}
     shutil.rmtree(tmp_path/'s'/'labels')
-    old = BarcodeStore.open(tmp_path/'s')
+    old = BarcodeStore(tmp_path/'s')
     assert {c: old.labels(c).tolist() for c in before} == before and old.rows('test_unseen').tolist() == s.rows('test_unseen').tolist()
 
 
@@ -236,10 +236,10 @@ def emptied(path): path.write_bytes(b'')
 def test_damaged_labels_are_told_and_the_table_serves(source, tmp_path, spoil):
     right = prepare(source, tmp_path/'s').labels('genus').tolist()
     spoil(tmp_path/'s'/'labels'/'genus.npy')
-    with pytest.raises(InputError, match='damaged') as e: BarcodeStore.open(tmp_path/'s').labels('genus')
+    with pytest.raises(InputError, match='damaged') as e: BarcodeStore(tmp_path/'s').labels('genus')
     assert e.value.file == tmp_path/'s'/'labels'/'genus.npy' and e.value.fix
     shutil.rmtree(tmp_path/'s'/'labels')
-    assert BarcodeStore.open(tmp_path/'s').labels('genus').tolist() == right
+    assert BarcodeStore(tmp_path/'s').labels('genus').tolist() == right
 
 
 def test_store_without_its_table(source, tmp_path):

@@ -1,4 +1,4 @@
-"""Guards for barcodemae.model.tokenizer: both roads from bases to tokens give the same ids, at every length, k and offset."""
+"""Guards for barcodemae.model.tokenizer: strings and packed bases give the same ids at every length."""
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 
@@ -16,7 +16,7 @@ def by_hand(barcode, k):
 
 @settings(max_examples=60, deadline=None)
 @given(barcodes, st.sampled_from(sorted(TOKENIZERS)), st.data())
-def test_both_roads_and_the_plain_loop_agree(barcode, k, data):
+def test_strings_packed_bases_and_a_plain_loop_agree(barcode, k, data):
     offset = data.draw(st.integers(0, k - 1))
     packed = torch.from_numpy(pack([barcode]))
     ids, mask = kmer_ids(packed, k)
@@ -29,14 +29,17 @@ def test_both_roads_and_the_plain_loop_agree(barcode, k, data):
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.text('acgtunACGTUN-.RYK', max_size=60), min_size=1, max_size=5))
 def test_strings_are_made_uniform(texts):
-    clean = [''.join('N' if c not in 'ACGT' else c for c in t.upper().replace('U', 'T').replace('-', '').replace('.', '')) for t in texts]
+    def tidy(text):
+        upper = text.upper().replace('U', 'T').replace('-', '').replace('.', '')
+        return ''.join(c if c in 'ACGT' else 'N' for c in upper)
+    clean = [tidy(text) for text in texts]
     batch = TOKENIZERS[4](texts, padding=True, return_tensors='pt')
     for row, mask, barcode in zip(batch['input_ids'], batch['attention_mask'], clean):
         assert row[mask.bool()].tolist() == by_hand(barcode, 4)
 
 
 @pytest.mark.parametrize('k', [7, 8])
-def test_large_words(k):
+def test_large_k(k):
     assert kmer_ids(torch.from_numpy(pack(['T' * 660])), k)[0].max() == 4**k - 1 + FIRST_KMER
     assert kmer_ids(torch.from_numpy(pack(['T' * 660])), k)[0].min() == 4**k - 1 + FIRST_KMER
 
@@ -52,4 +55,5 @@ def test_other_k_is_refused(k):
 
 def test_save_and_load(tmp_path):
     TOKENIZERS[5].save_pretrained(tmp_path)
-    assert KmerTokenizer.from_pretrained(tmp_path)('ACGTACGTAC')['input_ids'] == TOKENIZERS[5]('ACGTACGTAC')['input_ids']
+    again, barcode = KmerTokenizer.from_pretrained(tmp_path), 'ACGTACGTAC'
+    assert again(barcode)['input_ids'] == TOKENIZERS[5](barcode)['input_ids']

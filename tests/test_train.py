@@ -28,7 +28,7 @@ def learn(path, run, variant): # in a process of its own
     torch.set_num_threads(1)
     config = make_config('demo', variant=variant, steps=60, checkpoint_steps=7, dropout=.1, aligned=True,
                          **TINY | dict(log_steps=2))
-    train(config, BarcodeStore.open(path), run, CPU)
+    train(config, BarcodeStore(path), run, CPU)
 
 
 @pytest.mark.parametrize('variant', ['mae', 'encoder_only'])

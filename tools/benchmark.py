@@ -1,4 +1,5 @@
-"""Measurements of nbs/experiments/benchmark.ipynb that need a process of their own, so that its peak memory is theirs alone.
+"""Measurements of nbs/experiments/benchmark.ipynb that need a process of their own, so that its peak memory
+is theirs alone.
 
     python tools/benchmark.py NAME '{"argument": value}'     a line of JSON, for the notebook
     python tools/benchmark.py table runs/benchmark/results.json     what the notebook measured"""
@@ -8,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 
-# -- time and memory --------------------------------------------------------------------------------------------------------------------------
+# -- time and memory -------------------------------------------------------------------------------
 
 def memory(what):
     """Memory of this process in GB now ('VmRSS') or at its peak ('VmHWM').
 
-    Linux hands `ru_maxrss` of the process that starts another one on to it, so that is only for systems without /proc."""
+    On Linux a process inherits `ru_maxrss` of the one that starts it: only for systems without /proc."""
     try: lines = Path('/proc/self/status').read_text().splitlines()
     except OSError:
         import resource
@@ -22,7 +23,7 @@ def memory(what):
 
 
 def measure(work):
-    "Seconds of `work()`, the peak of memory above what was there before it (1 MB at least), and the whole peak."
+    "Seconds of `work()`, the peak of memory above what was in use (1 MB at least), and the whole peak."
     with suppress(OSError): Path('/proc/self/clear_refs').write_text('5') # forget the peak so far
     before, start = memory('VmRSS'), time.perf_counter()
     work()
@@ -46,19 +47,22 @@ def clustered(n, width, seed, noise=.5):
     rng = np.random.default_rng([seed, n])
     x = rng.standard_normal((n, width), dtype=np.float32) # (n, width)
     x *= noise
-    for start in range(0, n, 4096): x[start:start + 4096] += centres[rng.integers(0, len(centres), len(x[start:start + 4096]))]
+    for start in range(0, n, 4096):
+        block = x[start:start + 4096]
+        block += centres[rng.integers(0, len(centres), len(block))]
     return x
 
 
-# -- what is measured -------------------------------------------------------------------------------------------------------------------------
+# -- what is measured ------------------------------------------------------------------------------
 
 def prepare(table, out):
     "A table into a store, and the seconds to open that again, alone and with the row numbers of a partition."
     from barcodemae.data.store import BarcodeStore, prepare
     found = measure(lambda: prepare(table, out))
-    open_it = lambda i: BarcodeStore.open(out)
-    found['reopen'], found['reopen_with_rows'] = (best_seconds(f, 0, 1) for f in (open_it, lambda i: open_it(i).rows('train')))
-    return found | dict(n=len(BarcodeStore.open(out)), rows=BarcodeStore.open(out).report['rows'])
+    open_it = lambda i: BarcodeStore(out)
+    found['reopen'] = best_seconds(open_it, 0, 1)
+    found['reopen_with_rows'] = best_seconds(lambda i: open_it(i).rows('train'), 0, 1)
+    return found | dict(n=len(BarcodeStore(out)), rows=BarcodeStore(out).report['rows'])
 
 
 def embedding(store, out):
@@ -69,9 +73,11 @@ def embedding(store, out):
     from barcodemae.training.config import make_config, model_config
     from barcodemae.embedding.shards import embed_table
     from barcodemae.data.store import BarcodeStore
-    encoder, store, compute = untrained_encoder(model_config(make_config('mini'))), BarcodeStore.open(store), probe_compute('cpu')
+    encoder = untrained_encoder(model_config(make_config('mini')))
+    store, compute = BarcodeStore(store), probe_compute('cpu')
     embed(encoder, store.bases[:64], compute=compute)
-    return measure(lambda: embed_table(encoder, store, out, batch_size=64, compute=compute)) | dict(n=len(store))
+    work = lambda: embed_table(encoder, store, out, batch_size=64, compute=compute)
+    return measure(work) | dict(n=len(store))
 
 
 def neighbours(n, width):
@@ -96,7 +102,7 @@ def ward(n, width, clusters, library='barcodemae', labels=None):
 
 
 def umap(n, width, to):
-    "Vectors to fewer numbers with UMAP, by the cosine between them, from a fixed seed; neighbours are found as for more than 4,096 vectors."
+    "Vectors reduced with UMAP, by cosine, from a fixed seed; neighbours are found as for more than 4,096."
     from umap import UMAP
     from functools import partial
     make = partial(UMAP, metric='cosine', random_state=0, n_jobs=1, force_approximation_algorithm=True)
@@ -105,7 +111,7 @@ def umap(n, width, to):
     return measure(lambda: make(n_components=to).fit_transform(x)) | dict(n=n)
 
 
-# -- the table --------------------------------------------------------------------------------------------------------------------------------
+# -- the table -------------------------------------------------------------------------------------
 
 def number(x):
     if x is None: return '-'
@@ -118,16 +124,22 @@ def table(results):
     lines = [('what', 'this library', 'baseline', 'unit', 'times', 'of peak', 'goal', 'met')]
     for r in results['rows']:
         share = '-' if r['share_of_peak'] is None else f"{100 * r['share_of_peak']:.0f} %"
-        lines.append((r['what'], number(r['ours']), number(r['baseline']), r['unit'], number(r['ratio']), share, r['goal'], 'yes' if r['met'] else 'NO'))
+        ours, baseline, times = (number(r[name]) for name in ('ours', 'baseline', 'ratio'))
+        met = 'yes' if r['met'] else 'NO'
+        lines.append((r['what'], ours, baseline, r['unit'], times, share, r['goal'], met))
     wide = [max(len(l[i]) for l in lines) for i in range(len(lines[0]))]
     machine = results['machine']
     peaks = ', '.join(f'{dtype} {gflops:,.0f}' for dtype, gflops in results['peak_gflops'].items())
+    def padded(line): # numbers to the right
+        return [o.rjust(w) if i in (1, 2, 4, 5) else o.ljust(w) for i, (o, w) in enumerate(zip(line, wide))]
     return '\n'.join([f"{machine['cpu']}, {machine['cores']} cores; matrix peak in GFLOP/s: {peaks}",
-                      *('  '.join(o.rjust(w) if i in (1, 2, 4, 5) else o.ljust(w) for i, (o, w) in enumerate(zip(l, wide))).rstrip() for l in lines)])
+                      *('  '.join(padded(line)).rstrip() for line in lines)])
 
 
 if __name__ == '__main__':
     if len(sys.argv) != 3: sys.exit(__doc__)
     name, argument = sys.argv[1:]
     if name == 'table': print(table(json.loads(Path(argument).read_text())))
-    else: print(json.dumps({f.__name__: f for f in (prepare, embedding, neighbours, ward, umap)}[name](**json.loads(argument))))
+    else:
+        work = {f.__name__: f for f in (prepare, embedding, neighbours, ward, umap)}[name]
+        print(json.dumps(work(**json.loads(argument))))

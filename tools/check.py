@@ -102,11 +102,18 @@ def outputs_fresh():
     return int(ok), int(not ok), 0, said
 
 
+def ruff():
+    "One statement a line, nothing unused or undefined; the rules are in pyproject.toml."
+    ok, said = run(BIN/'ruff', 'check', '--no-cache', '--output-format=concise', 'barcodemae', 'tools', 'tests')
+    return int(ok), int(not ok), 0, said
+
+
 def main():
     threads = str(max(1, (os.cpu_count() or 1)//WORKERS)) # two jobs run at a time, so each gets its share of the processor
     os.environ.update({n: os.environ.get(n, threads) for n in ('OMP_NUM_THREADS', 'NUMBA_NUM_THREADS')}, PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}")
     jobs = {'check: modules match notebooks': modules_match, 'check: notebooks clean': notebooks_clean, 'check: README fresh': readme_fresh,
             'check: outputs belong to their cells': outputs_fresh,
+            'check: ruff': ruff,
             **{f'pytest tests/, files {i + 1}, {i + 1 + GROUPS}, ...': lambda i=i: run_pytest(sorted((ROOT/'tests').glob('test_*.py'))[i::GROUPS]) for i in range(GROUPS)}}
     jobs.update({str(p.relative_to(ROOT)): lambda p=p: test_notebook(p) for p in reversed(notebooks())}) # the long ones, which stand last, begin first
     def timed(name):

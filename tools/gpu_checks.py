@@ -28,7 +28,7 @@ class Part:
     "What a part has found, on disk as soon as it is known, and the time that is left."
     def __init__(self, name, work, out, seconds):
         self.work, self.out, self.end = Path(work), Path(out), time.time() + float(seconds)
-        self.path, self.store = self.out/f'{name}.json', BarcodeStore.open(self.work/STORE)
+        self.path, self.store = self.out/f'{name}.json', BarcodeStore(self.work/STORE)
         self.compute = probe_compute(load_settings().device)
         self.small = self.compute.device.type == 'cpu' # sizes for trying everything out
         commit = (Path(__file__).parent/'commit.txt').read_text().strip()

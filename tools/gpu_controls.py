@@ -4,7 +4,7 @@ from gpu_training import hit_row
 from barcodemae.embedding.kmers import kmer_counts
 from barcodemae.embedding.neighbours import nearest
 from barcodemae.embedding.embed import whitening
-from barcodemae.data.align import consensus, register
+from barcodemae.data.align import consensus, align_to_gene
 from barcodemae.data.store import load_dataset
 
 
@@ -27,7 +27,7 @@ def controls(dataset='coi_mini', fit=8000, seed=0):
     rows['fit'] = np.sort(np.random.default_rng(seed).permutation(store.rows('pretrain'))[:fit])
     plain = {s: np.array(store.bases[r]) for s, r in rows.items()}
     reference = consensus(plain['fit'][:4000])
-    aligned = {s: register(torch.from_numpy(b), reference).numpy() for s, b in plain.items()}
+    aligned = {s: align_to_gene(torch.from_numpy(b), reference).numpy() for s, b in plain.items()}
     mean = one_hot(aligned['fit']).sum(0) / np.repeat((aligned['fit'] < 4).sum(0).clip(1), 4)
     bases = {s: one_hot(b, mean) for s, b in aligned.items()}
     axes = np.linalg.svd(bases['fit'], full_matrices=False)[2] # (2640, 2640), the largest first

@@ -16,7 +16,8 @@ NOTEBOOK, README, PICTURES = ROOT/'nbs/index.ipynb', ROOT/'README.md', ROOT/'fig
 NOTE = '<!-- Made from nbs/index.ipynb by `make readme`: edit the notebook, not this file. -->\n\n'
 
 
-def from_root(link): return f"]({posixpath.normpath(posixpath.join('nbs', link.group(1)))})" # the notebook sees links from nbs/
+def from_root(link): # the notebook sees links from nbs/
+    return f"]({posixpath.normpath(posixpath.join('nbs', link.group(1)))})"
 
 
 def relinked(text): return re.sub(r'\]\((?!\w+:|#|/)(.*?)\)', from_root, text)
@@ -26,10 +27,11 @@ def prepare(nb):
     "Take out front matter, hidden cells, directives, empty outputs; let links begin at the root."
     cells = []
     for i, cell in enumerate(nb.cells):
-        directives = set(re.findall(r'^#\|\s*(.*?)\s*$', cell.source, flags=re.M)) if cell.cell_type == 'code' else set()
+        code = cell.cell_type == 'code'
+        directives = set(re.findall(r'^#\|\s*(.*?)\s*$', cell.source, flags=re.M)) if code else set()
         front = cell.cell_type == 'raw' or (i == 0 and re.match(r'---\n.*\n---\s*$', cell.source, flags=re.S))
         if front or directives & {'hide', 'include: false'}: continue
-        if cell.cell_type == 'code':
+        if code:
             cell.source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M).strip()
             cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
             if directives & {'hide_input', 'echo: false'}: cell.source = ''
@@ -61,7 +63,8 @@ def stale():
     text, pictures = build()
     wrong = [README.name] if not README.exists() or README.read_text(encoding='utf-8') != text else []
     found = {p.name: p.read_bytes() for p in PICTURES.glob('*')} if PICTURES.exists() else {}
-    return wrong + sorted(f'{PICTURES.relative_to(ROOT)}/{n}' for n in found.keys() | pictures if found.get(n) != pictures.get(n))
+    other = [n for n in found.keys() | pictures if found.get(n) != pictures.get(n)]
+    return wrong + sorted(f'{PICTURES.relative_to(ROOT)}/{n}' for n in other)
 
 
 def write():

@@ -19,6 +19,6 @@ trap 'echo "time is nearly up: queued again"; scontrol requeue "$SLURM_JOB_ID"' 
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 srun .venv/bin/torchrun --nnodes "$SLURM_NNODES" --nproc_per_node "$SLURM_GPUS_ON_NODE" \
     --rdzv_backend c10d --rdzv_id "$SLURM_JOB_ID" --rdzv_endpoint "$first:29500" \
-    -m barcodemae.training.distributed nbs/04_train.ipynb "$run/04_train.ipynb" \
+    --no-python .venv/bin/barcodemae batch nbs/04_train.ipynb "$run/04_train.ipynb" \
     -p preset "$preset" ${2:+-p dataset "$2"} -p run_dir "$run" &
 wait $!

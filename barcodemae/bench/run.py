@@ -25,7 +25,8 @@ from ..embedding.neighbours import WIDEST
 from ..evaluation.knn import knn_rows, layer_readings
 from ..evaluation.report import accuracy_row, bin_ami, reading_row
 from ..evaluation.linear_probe import PROBES, probe_rows
-from ..evaluation.clustering import TARGETS, clustering_rows, clustering_store_rows, harmonic_mean
+from ..evaluation.clustering import TARGETS, clustering_rows, clustering_store_rows
+from ..metrics import harmonic_mean
 from ..evaluation.masking import masking_rows, embed_with_tokens_removed, embed_with_bases_removed
 from ..embedding.embedder import Embedder
 from .registry import System, load, systems

@@ -17,54 +17,96 @@ from ..settings import load_settings
 # %% ../../nbs/bench/weights.ipynb #55c061c4
 FILES = ('model.safetensors', 'pytorch_model.bin', 'checkpoints/last.ckpt', 'checkpoint.pt')  # in this order
 
-def find_weights(system, source=None) -> Path:
+def find_weights(
+    system, # `System` of the registry
+    source=None, # folder or file, looked for when absent
+) -> Path:
     "Folder (or file) of a system's weights. Raises `InputError` where it is nowhere."
     if source is not None:
-        if Path(source).exists(): return Path(source)
-        raise InputError('no such folder or file of weights', file=source, fix=f'give one, or leave it out to look for {system.name} under checkpoints and on the hub')
+        if Path(source).exists():
+            return Path(source)
+        fix = f'give one, or leave it out to look for {system.name} under checkpoints and on the hub'
+        raise InputError('no such folder or file of weights', file=source, fix=fix)
     folder = load_settings().checkpoints/(system.folder or system.name)
-    if folder.exists(): return folder
+    return folder if folder.exists() else _fetched(system, folder)
+
+# %% ../../nbs/bench/weights.ipynb #afd6e2c0
+def _fetched(system, folder): # from the hub's cache on this machine, else from the hub
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     wanted = ['*.json', '*.txt', '*.safetensors', '*.bin', '*.ckpt', '*.pt', '*.yaml']
+    how = dict(allow_patterns=wanted, etag_timeout=5)
     for offline in (True, False):
-        try: return Path(snapshot_download(system.hub_id, local_files_only=offline, allow_patterns=wanted, etag_timeout=5))
-        except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e: error = e
+        try:
+            return Path(snapshot_download(system.hub_id, local_files_only=offline, **how))
+        except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
+            error = type(e).__name__
     size = f', about {system.megabytes:.0f} MB' if system.megabytes else ''
-    raise InputError(f"the weights of {system.name} are not on this machine and cannot be fetched ({type(error).__name__}{size})", file=system.hub_id,
-                     fix=f'where there is a network: hf download {system.hub_id} --local-dir {folder}') from None
+    message = f'the weights of {system.name} are not on this machine and cannot be fetched ({error}{size})'
+    fix = f'where there is a network: hf download {system.hub_id} --local-dir {folder}'
+    raise InputError(message, file=system.hub_id, fix=fix)
 
 # %% ../../nbs/bench/weights.ipynb #f8d9a17a
-def read_checkpoint(path): # all that a checkpoint holds: tensors by name, or a dict with them and more
-    "Content of a checkpoint. Pickled code is never run. Raises `InputError` where there is none or it holds more than data."
+def read_checkpoint(
+    path, # folder or file
+): # all that a checkpoint holds: tensors by name, or a dict with them and more
+    """Content of a checkpoint.
+
+    Pickled code is never run. Raises `InputError` where there is none or it holds more than data."""
     path = Path(path)
     if path.is_dir():
         file = next((path/f for f in FILES if (path/f).exists()), None)
-        if file is None: raise InputError('no weights here', file=path, fix=f"a checkpoint has one of {', '.join(FILES)}")
+        if file is None:
+            raise InputError('no weights here', file=path, fix=f"a checkpoint has one of {', '.join(FILES)}")
         path = file
     try:
-        if path.suffix == '.safetensors': return load_file(path)
-        with torch.serialization.safe_globals([Namespace]): return torch.load(path, map_location='cpu', weights_only=True)
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as e: raise InputError(f'this checkpoint is broken ({str(e).splitlines()[0]})', file=path, fix='fetch it again') from None
-    except Exception as e: raise InputError(f'this checkpoint holds more than data ({str(e).splitlines()[0]})', file=path, fix='save its tensors alone as model.safetensors') from None
+        if path.suffix == '.safetensors':
+            return load_file(path)
+        with torch.serialization.safe_globals([Namespace]):
+            return torch.load(path, map_location='cpu', weights_only=True)
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as e:
+        raise InputError(f'this checkpoint is broken ({str(e).splitlines()[0]})', file=path,
+                         fix='fetch it again') from None
+    except Exception as e:
+        raise InputError(f'this checkpoint holds more than data ({str(e).splitlines()[0]})', file=path,
+                         fix='save its tensors alone as model.safetensors') from None
 
-def tensors(found, path='') -> dict: # content of a checkpoint -> name -> tensor
+# %% ../../nbs/bench/weights.ipynb #bf011355
+def tensors(
+    found, # content of a checkpoint
+    path='', # its file, for the error
+) -> dict: # name -> tensor
     "Tensors of a checkpoint that is open. Raises `InputError` where there are none by name."
-    for key in ('state_dict', 'model'): found = found.get(key, found) if isinstance(found, dict) else found
-    if not isinstance(found, dict): raise InputError('no tensors by name in this checkpoint', file=path, fix='give a state dict')
+    for key in ('state_dict', 'model'):
+        found = found.get(key, found) if isinstance(found, dict) else found
+    if not isinstance(found, dict):
+        raise InputError('no tensors by name in this checkpoint', file=path, fix='give a state dict')
     return {name: t for name, t in found.items() if torch.is_tensor(t)}
 
-def read_weights(path) -> dict: # name -> tensor
+def read_weights(
+    path, # folder or file of a checkpoint
+) -> dict: # name -> tensor
     "Tensors of a checkpoint. Raises `InputError` as `read_checkpoint` and `tensors` do."
     return tensors(read_checkpoint(path), path)
 
 # %% ../../nbs/bench/weights.ipynb #712a28e4
-def fit_weights(model:torch.nn.Module, weights:dict, # name -> tensor, by the model's own names
-                file='', optional=lambda name: False): # names that may be there or not
-    "Load weights into a model, all of them. Raises `InputError` with the names that are missing, too many or misshapen."
+def fit_weights(
+    model:torch.nn.Module, # to be filled
+    weights:dict, # name -> tensor, by the model's own names
+    file='', # of the checkpoint, for the error
+    optional=lambda name: False, # names that may be there or not
+) -> torch.nn.Module: # the model, in evaluation mode
+    """Load weights into a model, all of them.
+
+    Raises `InputError` with the names that are missing, too many or misshapen."""
     own = model.state_dict()
-    wrong = [f'missing {n}' for n in own if n not in weights and not optional(n)] + [f'unknown {n}' for n in weights if n not in own and not optional(n)]
-    wrong += [f'{n} is {tuple(weights[n].shape)}, not {tuple(t.shape)}' for n, t in own.items() if n in weights and weights[n].shape != t.shape]
-    if wrong: raise InputError(f"{len(wrong)} parameters do not fit: {'; '.join(wrong[:4])}{'; ...' if len(wrong) > 4 else ''}", file=file, fix='config and weights must be of the same model')
+    wrong = [f'missing {n}' for n in own if n not in weights and not optional(n)]
+    wrong += [f'unknown {n}' for n in weights if n not in own and not optional(n)]
+    wrong += [f'{n} is {tuple(weights[n].shape)}, not {tuple(t.shape)}'
+              for n, t in own.items() if n in weights and weights[n].shape != t.shape]
+    if wrong:
+        first = '; '.join(wrong[:4]) + ('; ...' if len(wrong) > 4 else '')
+        raise InputError(f'{len(wrong)} parameters do not fit: {first}', file=file,
+                         fix='config and weights must be of the same model')
     model.load_state_dict({n: t for n, t in weights.items() if n in own}, strict=False)
     return model.eval()

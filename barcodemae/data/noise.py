@@ -10,8 +10,8 @@ import numpy as np
 
 # %% ../../nbs/data/noise.ipynb #d9009551
 _COMPLEMENT = str.maketrans('ACGTN', 'TGCAN')
-LCO1490 = 'GGTCAACAAATCATAAAGATATTGG' # Folmer et al. 1994
-HCO2198 = 'TGATTTTTTGGTCACCCTGAAGTTTA' # the same, reversed
+LCO1490 = 'GGTCAACAAATCATAAAGATATTGG' # primers of Folmer et al. 1994
+HCO2198 = 'TGATTTTTTGGTCACCCTGAAGTTTA' # reverse complement, as it stands at the end
 
 def reverse_complement(
     barcode:str, # of A, C, G, T, N
@@ -28,7 +28,8 @@ def _insert(barcode, rng, size=1):
     return barcode[:at] + ''.join(rng.choice(list('ACGT'), size)) + barcode[at:]
 
 def _cut(barcode, rng, size):
-    if len(barcode) <= size: return barcode
+    if len(barcode) <= size:
+        return barcode
     at = int(rng.integers(0, len(barcode) - size + 1))
     return barcode[at:at + size]
 
@@ -71,9 +72,9 @@ NOISE = {
 # %% ../../nbs/data/noise.ipynb #3e0e0017
 def disturb(
     barcodes:list, # of str
-    kind:str, # a key of `NOISE`
-    seed:int=0, # with the row and the kind it decides what happens to a barcode
+    kind:str, # a key of `NOISE`, such as 'primers left on'
+    seed:int=0, # with row and kind it determines what happens to a barcode
 ) -> list: # of str, as many
-    "Barcodes as they might come. Raises `KeyError` for an unknown kind."
+    "Barcodes with one kind of noise. `KeyError` for an unknown kind."
     change, salt = NOISE[kind], sum(map(ord, kind))
     return [change(barcode, np.random.default_rng([seed, salt, row])) for row, barcode in enumerate(barcodes)]

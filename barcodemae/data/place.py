@@ -20,7 +20,7 @@ _CODE[np.frombuffer(b'ACGT', np.uint8)] = range(4)
 def base_codes(
     barcode:str, # of A, C, G, T, N
 ) -> np.ndarray: # (L,) uint8, 0 to 4
-    "One sequence as numbers."
+    "One sequence as codes: A 0, C 1, G 2, T 3, all else 4."
     return _CODE[np.frombuffer(barcode.encode(), np.uint8)]
 
 # %% ../../nbs/data/place.ipynb #2cd3ace6
@@ -41,7 +41,7 @@ def _onehot(rows, length): # of codes -> (B, 4, length)
 # %% ../../nbs/data/place.ipynb #e0779e62
 STRANDS = dict(both=(0, 1), plus=(0,), minus=(1,))
 
-def _best(found): # (B, n) correlations, negative starts at the end -> start and its value
+def _best(found): # (B, n) correlations, negative starts at the end -> start and its correlation, both (B,)
     at = found.argmax(1)
     return np.where(at >= WIDTH, at - found.shape[1], at), found[np.arange(len(found)), at]
 
@@ -49,9 +49,9 @@ def _best(found): # (B, n) correlations, negative starts at the end -> start and
 def locate(
     rows:list, # N arrays of codes, see `base_codes`
     consensus:str, # of the gene, at most 660 bases
-    strand:str='both', # or plus, minus: not looked for
-) -> tuple: # (N,) start, (N,) bool: on the minus strand, (N,) score a known base from -1 to 2
-    "Where each sequence fits best without gaps. Raises `InputError` for an unknown strand."
+    strand:str='both', # or plus, minus: the only one that is tried
+) -> tuple: # (N,) start, (N,) bool: on the minus strand, (N,) score per known base from -1 to 2
+    "Where each sequence fits best without gaps. `InputError` for an unknown strand."
     if strand not in STRANDS:
         raise InputError('no such strand', record=strand, fix=f'choose one of {", ".join(STRANDS)}')
     lengths = np.array([len(r) for r in rows], int)
@@ -73,18 +73,18 @@ def locate(
 
 # %% ../../nbs/data/place.ipynb #d61830ca
 SLACK = 60 # bases kept before and behind the gene, for gaps
-WEAK = .25 # score a base: below it, where a sequence lies is a guess
+WEAK = .25 # score per base: below it, the position is not reliable
 
 @dataclass
 class Placed:
-    "Sequences on the columns of the gene."
+    "Sequences in the columns of the gene."
     bases: np.ndarray # (N, 660) uint8: bases 0 to 3, unknown 4, outside 5
     codes: list       # N arrays of codes in the gene's direction: the part on it; all where the score is weak
     minus: np.ndarray # (N,) bool: given on the minus strand
     score: np.ndarray # (N,) see `locate`
     extra: np.ndarray # (N,) bases inside for which the gene has no column; 0 until gaps are looked for
     broken: np.ndarray # (N,) bool: a gap breaks the reading frame
-    second: np.ndarray # (N,) bool: the sequence holds the gene a second time
+    second: np.ndarray # (N,) bool: another part of the sequence fits the gene too
 
     def __len__(self): return len(self.bases)
 
@@ -95,22 +95,24 @@ def on_columns(
     codes:np.ndarray, # (L,)
     start:int, # the column of the first one
 ) -> np.ndarray: # (660,) uint8
-    "One sequence on the columns of the gene, without gaps."
+    "One sequence in the columns of the gene, without gaps."
     row, first, last = np.full(WIDTH, PAD, np.uint8), max(0, -start), min(len(codes), WIDTH - start)
-    if last > first: row[start + first:start + last] = codes[first:last]
+    if last > first:
+        row[start + first:start + last] = codes[first:last]
     return row
 
 # %% ../../nbs/data/place.ipynb #73e792bc
-LONG, AGAIN = WIDTH + 150, 200 # bases of a sequence that may hold the gene twice; sum of scores that tells
+LONG, AGAIN = WIDTH + 150, 200 # bases of a sequence that may hold the gene twice; sum of scores that shows it
 
-def _twice(rows, start, consensus): # (N,) bool: does a good part of the gene lie elsewhere in it, too?
+def _twice(rows, start, consensus): # (N,) bool: is a good part of the gene elsewhere in it, too?
     twice, long = np.zeros(len(rows), bool), [i for i, r in enumerate(rows) if len(r) > LONG]
     rest = []
     for i in long:
         other = rows[i].copy()
         other[max(0, -start[i] - SLACK):max(0, WIDTH - start[i] + SLACK)] = 4
         rest.append(other)
-    if not long: return twice
+    if not long:
+        return twice
     score = locate(rest, consensus)[2]
     twice[long] = score * [int((r < 4).sum()) for r in rest] > AGAIN
     return twice
@@ -121,23 +123,24 @@ def place(
     consensus:str, # of the gene
     strand:str='both', # or plus, minus
 ) -> Placed:
-    "Each sequence where it fits best without gaps. Raises `InputError` for an unknown strand."
+    "Each sequence where it fits best without gaps. `InputError` for an unknown strand."
     rows = [base_codes(b) for b in barcodes]
     start, minus, score = locate(rows, consensus, strand)
     rows = [_TURNED[r[::-1]] if m else r for r, m in zip(rows, minus)]
     bases, second = np.full((len(rows), WIDTH), PAD, np.uint8), _twice(rows, start, consensus)
     for i, (row, begin) in enumerate(zip(rows, start)):
         bases[i] = on_columns(row, begin)
-        if score[i] >= WEAK: rows[i] = row[max(0, -begin - SLACK):max(0, WIDTH - begin + SLACK)]
+        if score[i] >= WEAK:
+            rows[i] = row[max(0, -begin - SLACK):max(0, WIDTH - begin + SLACK)]
     none = np.zeros(len(rows), int)
     return Placed(bases, rows, minus, score, none, none > 0, second)
 
 # %% ../../nbs/data/place.ipynb #24896032
 def column_score(
-    bases:np.ndarray, # (N, 660) on the columns of the gene
+    bases:np.ndarray, # (N, 660) in the columns of the gene
     consensus:str, # of the gene
-) -> np.ndarray: # (N,) score a known base, as `locate` counts
-    "How well rows agree with the consensus where they lie now."
+) -> np.ndarray: # (N,) score per known base, as `locate` counts
+    "How well rows agree with the consensus in the columns where they are now."
     gene = base_codes(consensus.ljust(WIDTH, 'N'))
     both = (bases < 4) & (gene < 4)
     return (3. * ((bases == gene) & both).sum(1) - both.sum(1)) / np.maximum((bases < 4).sum(1), 1)

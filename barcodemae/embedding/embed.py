@@ -12,7 +12,7 @@ from ..compute import keep_freed_memory, probe_compute
 from ..settings import load_settings
 from ..data.store import PAD
 from ..model.tokenizer import FIRST_KMER, MAX_LENGTH, kmer_ids
-from ..data.align import register
+from ..data.align import align_to_gene
 from ..model.mae import BarcodeEncoder
 
 # %% ../../nbs/embedding/embed.ipynb #e954be81
@@ -44,7 +44,7 @@ def embed(encoder:BarcodeEncoder, # in evaluation mode afterwards
     with progress(total=len(bases), desc=desc, unit='barcodes', quiet=quiet) as bar:
         for rows in (order[i:i + batch_size] for i in range(0, len(order), batch_size)):
             length = max(k, min(MAX_LENGTH, -(-int(lengths[rows[0]]) // k) * k))
-            ids, mask = kmer_ids(register(torch.from_numpy(np.ascontiguousarray(bases[rows, :length])).to(compute.device), reference), k)
+            ids, mask = kmer_ids(align_to_gene(torch.from_numpy(np.ascontiguousarray(bases[rows, :length])).to(compute.device), reference), k)
             if change: ids, mask = change(ids, mask, rows)
             with compute.autocast(): vectors = encoder.embed(ids, mask, all_layers)
             out[rows] = vectors.cpu().numpy()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TARGETS', 'REDUCTIONS', 'ward_tree', 'cut', 'ward', 'agreement', 'umap_reduce', 'silhouettes', 'silhouette_curve',
-           'estimate_clusters', 'clustering_store_rows', 'clustering_rows', 'shares', 'draw_shares', 'harmonic_mean']
+           'estimate_clusters', 'clustering_store_rows', 'clustering_rows', 'shares', 'draw_shares']
 
 # %% ../../nbs/06_clustering.ipynb #64025f57
 import fastcluster
@@ -131,9 +131,3 @@ def draw_shares(groups, parts, ax, largest:int=20): # see `shares`
         ax.barh(np.arange(len(names)), part, left=left, color='#0173b2' if i == 0 else '#de8f05' if i % 2 else '#f3c88a', edgecolor='w', lw=.5); left += part
     ax.set(yticks=[], xlabel='barcodes'); ax.invert_yaxis()
     return counts
-
-# %% ../../nbs/06_clustering.ipynb #8eaa5b5d
-def harmonic_mean(accuracy:float, ami:float) -> float: # percent, and from 0 to 1 -> percent
-    "Of genus accuracy and BIN AMI (paper, Table 1)."
-    ami = 100 * max(ami, 0)
-    return 2 * accuracy * ami / (accuracy + ami) if accuracy + ami else 0.

@@ -16,7 +16,8 @@ from ..model.sequence import load_encoder
 from ..embedding.embed import embed
 from .report import accuracy_row, bin_ami
 from .linear_probe import probe_rows
-from .clustering import TARGETS, clustering_rows, clustering_store_rows, harmonic_mean
+from .clustering import TARGETS, clustering_rows, clustering_store_rows
+from ..metrics import harmonic_mean
 from .masking import masking_rows
 
 # %% ../../nbs/evaluation/run.ipynb #11c24ffb

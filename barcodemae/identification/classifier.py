@@ -7,6 +7,7 @@ __all__ = ['PENALTIES', 'FAR', 'NEAR', 'NOVEL', 'fit_identification', 'calibrati
 
 # %% ../../nbs/identification/classifier.ipynb #cade5322
 from dataclasses import dataclass
+from typing import Literal
 import numpy as np, polars as pl
 from fastcore.basics import patch
 from ..core import InputError, read_json, write_json
@@ -70,10 +71,10 @@ def no_match(looked:Looked) -> np.ndarray: # (Q,) '' or the flag that says why t
 @dataclass
 class Ask:
     "How to ask."
-    strand: str = 'both'     # plus or minus: not looked for
+    strand: Literal['both', 'plus', 'minus'] = 'both' # of the sequences; both: found for each of them
     expect_new: float = .5   # share of queries whose species the reference is believed to lack
-    cutoff: float = .9       # confidence that `taxon` and `rank` need
-    hits: int = 0            # so many best references in place of an answer
+    cutoff: float = .9       # confidence that a name needs to stand in the column taxon
+    hits: int = 0            # so many best references of each query, in place of an answer
 
     def __post_init__(self):
         for name, good in (('expect_new', 0 < self.expect_new < 1), ('cutoff', 0 <= self.cutoff <= 1),

@@ -43,7 +43,11 @@ LABELS = ('processid', *RANKS, 'dna_bin', 'mark')
 
 class Reference:
     "A folder of labelled barcodes. Raises `InputError` where it is none, is damaged, or is another model's."
-    def __init__(self, folder, model:Model):
+    def __init__(self,
+        folder, # made by `make_reference`
+        model:Model=None, # that made it; the one that comes with the library when absent
+    ):
+        model = model or Model()
         self.folder, self.model = Path(folder), model
         if not (self.folder/'reference.json').exists():
             raise InputError('no reference here (no reference.json)', file=self.folder,

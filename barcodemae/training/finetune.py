@@ -17,13 +17,13 @@ from torch import nn
 from torch.nn import functional as F
 from ..compute import Compute
 from ..core import InputError, atomic_path, read_json
-from ..data.align import register
+from ..data.align import align_to_gene
 from ..data.store import BarcodeStore
 from ..evaluation.knn import query_rows
 from ..evaluation.linear_probe import PROBES
 from ..metrics import score
 from ..model.cpu_layers import use_cpu_kernels
-from ..model.mae import BarcodeEncoder, BarcodeMAEForPreTraining, guess, random_masking
+from ..model.mae import BarcodeEncoder, BarcodeMAEForPreTraining, predict_masked, random_masking
 from ..model.sequence import load_encoder
 from ..model.tokenizer import FIRST_KMER, kmer_ids
 from .config import LoopConfig
@@ -124,7 +124,7 @@ def _states(self:JointClassifier, ids, m): # (B, T), what is masked -> of [CLS] 
     cls = self.cls.expand(len(ids), 1, -1)
     last = self.encoder.config.max_position_embeddings - 1                     # the position of [CLS]
     return self.encoder(inputs_embeds=torch.cat([cls, kmers], 1),
-                        attention_mask=F.pad(m.kept_used, (1, 0), value=True),
+                        attention_mask=F.pad(m.kept_valid, (1, 0), value=True),
                         position_ids=F.pad(m.kept, (1, 0), value=last)).last_hidden_state
 
 # %% ../../nbs/training/finetune.ipynb #4bff80ff
@@ -142,7 +142,7 @@ def forward(self:JointClassifier,
     decoded = p.decode(states[:, 1:], mask, m)                                 # (B, T, D)
     masked = decoded.gather(1, m.masked[..., None].expand(-1, -1, decoded.shape[-1]))
     labels = (ids.gather(1, m.masked) - FIRST_KMER).masked_fill(~m.masked_valid, -100)
-    return logits, guess(masked, p.head, labels, False).loss
+    return logits, predict_masked(masked, p.head, labels, False).loss
 
 # %% ../../nbs/training/finetune.ipynb #8f5d9a1a
 class Finetuning(Objective):
@@ -189,7 +189,7 @@ def tokens(self:Finetuning,
           ) -> tuple: # ids and mask (B, T)
     "Barcodes as the encoder reads them."
     bases = torch.as_tensor(np.ascontiguousarray(self.store.bases[rows])).to(device)
-    return kmer_ids(register(bases, self.reference), self.k)
+    return kmer_ids(align_to_gene(bases, self.reference), self.k)
 
 # %% ../../nbs/training/finetune.ipynb #55110618
 @patch

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'DataSource', 'data_sources', 'read_run', 'accuracy_text', 'model_card', 'complete', 'push_to_hub',
-           'trial_batches', 'largest_difference', 'export_onnx', 'main']
+           'trial_batches', 'largest_difference', 'export_onnx']
 
 # %% ../../nbs/training/hub.ipynb #dba15080
-import argparse, logging, shutil, sys, tempfile, warnings
+import logging, shutil, tempfile, warnings
 from dataclasses import dataclass
 from pathlib import Path
 import torch
@@ -330,28 +330,3 @@ def export_onnx(folder, # of an encoder
             raise InputError(f'ONNX and PyTorch differ by {worst:.2g}, more than {tolerance:.0e}',
                              file=folder, fix='please report this with the versions of torch and onnx')
     return worst
-
-# %% ../../nbs/training/hub.ipynb #680cba3b
-def main(arguments:list=None # of the command line, the process's own when absent
-        ):
-    "The command `barcodemae share`."
-    p = argparse.ArgumentParser(prog='barcodemae share', description='Model card, ONNX, Hub for an encoder.')
-    p.add_argument('folder', help='of an encoder, best or last of a finished run')
-    p.add_argument('--onnx', metavar='FILE', help='write the encoder as ONNX, too')
-    p.add_argument('--push', metavar='OWNER/NAME', help='push card, weights and tokenizer to the Hub')
-    p.add_argument('--public', action='store_true', help='let everybody see what is pushed')
-    p.add_argument('--source', help='what the barcodes are and who made them, where that is not known here')
-    p.add_argument('--licence', default='other', help='theirs, as the Hub spells it (default: other)')
-    a = p.parse_args(arguments)
-    data = DataSource(a.source, a.licence) if a.source else None
-    try:
-        print('written: ' + ', '.join(complete(a.folder, a.push, data)))
-        if a.onnx:
-            print(f'{a.onnx}: differs from PyTorch by at most {export_onnx(a.folder, a.onnx):.1g}')
-        if a.push:
-            print(push_to_hub(a.folder, a.push, data, private=not a.public))
-    except InputError as e:
-        sys.exit(str(e))
-
-if __name__ == '__main__' and '__file__' in globals():
-    main()

@@ -11,7 +11,7 @@ from accelerate.utils import broadcast_object_list
 from fastcore.basics import patch
 from transformers import AutoModelForPreTraining
 from ..compute import Compute
-from ..data.align import consensus, register
+from ..data.align import align_to_gene, consensus
 from ..data.store import BarcodeStore
 from ..model.cpu_layers import compile_training, compiled, use_cpu_kernels
 from ..model.mae import random_masking
@@ -77,7 +77,7 @@ def place(self:Pretraining,
         return
     bases = torch.from_numpy(np.array(self.bases)).to(device) # (N, 660)
     for i in range(0, len(bases), block):
-        bases[i:i + block] = register(bases[i:i + block], self.reference)
+        bases[i:i + block] = align_to_gene(bases[i:i + block], self.reference)
     self.bases = bases
 
 # %% ../../nbs/04_train.ipynb #8cf6ba0a
@@ -90,7 +90,7 @@ def batch(self:Pretraining,
     "Tokens of a batch, half of them masked."
     c, bases = self.config, self.bases[rows[mine]] # (B, 660)
     if not torch.is_tensor(bases):
-        bases = register(torch.from_numpy(bases), self.reference)
+        bases = align_to_gene(torch.from_numpy(bases), self.reference)
     offset = torch.randint(0, c.k, (len(rows),), device=device)[mine] if c.random_offset else None
     ids, mask = self.kmer_ids(bases, c.k, offset)  # (B, T)
     noise = torch.rand(len(rows), ids.shape[1], device=device)[mine]
@@ -142,7 +142,7 @@ def validate(self:Pretraining,
     with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
         for i, chunk in enumerate(np.array_split(self.held_out, -(-n // 128))):
             seed_step(0, i)
-            bases = register(torch.from_numpy(chunk).to(device), self.reference)
+            bases = align_to_gene(torch.from_numpy(chunk).to(device), self.reference)
             with trainer.compute.autocast():
                 out = model(*kmer_ids(bases, self.config.k))
             losses.append(out.loss.item() * len(chunk))

@@ -1,4 +1,4 @@
-"""Guards for barcodemae.bench.transformer_models: outputs of the authors' code, wrong checkpoints, batches, gradients, public sizes, letters."""
+"""Guards for third-party transformers in barcodemae.bench: outputs of the authors' code, wrong checkpoints, batches, gradients, public sizes, letters."""
 import copy, json, os, shutil
 from pathlib import Path
 
@@ -12,9 +12,13 @@ from barcodemae.bench.registry import SYSTEMS, load, systems
 from barcodemae.bench.weights import read_weights
 from barcodemae.compute import Compute
 from barcodemae.core import InputError
-from barcodemae.bench.transformer_models import MosaicBert, NucleotideTransformer, TransformerEmbedder
-from barcodemae.bench.transformer_models import alibi_slopes, kmer_tokens, load_bert, sixmer_vocab
-from barcodemae.bench.transformer_models import sixmer_tokens
+from barcodemae.bench.dnabert import MosaicBert
+from barcodemae.bench.nucleotide_transformer import NucleotideTransformer
+from barcodemae.bench.barcodebert import TransformerEmbedder
+from barcodemae.bench.dnabert import alibi_slopes
+from barcodemae.bench.barcodebert import kmer_tokens, load_bert
+from barcodemae.bench.nucleotide_transformer import sixmer_vocab
+from barcodemae.bench.nucleotide_transformer import sixmer_tokens
 
 FIXTURES = Path(os.environ.get('BARCODEMAE_FIXTURES', Path(__file__).parents[1].parent/'shared/fixtures'))
 CPU = Compute(torch.device('cpu'), torch.float32)
@@ -181,9 +185,9 @@ def test_vocab_file_decides(tmp_path):
     (tmp_path/'vocab.txt').write_text('\n'.join(words[:6] + words[6:][::-1]))
     assert sixmer_tokens(sixmer_vocab(tmp_path/'vocab.txt'))('AAAAAAN') == [4106, 6]
     (tmp_path/'vocab.txt').write_text('\n'.join(words[:-1]))
-    with pytest.raises(InputError, match='1 words are missing: N'): sixmer_vocab(tmp_path/'vocab.txt')
+    with pytest.raises(InputError, match='1 tokens are missing: N'): sixmer_vocab(tmp_path/'vocab.txt')
     (tiny('nucleotide_transformer_v2', tmp_path)/'vocab.txt').write_text('\n'.join(words + ['more']))
-    with pytest.raises(InputError, match='4108 words, and the model knows 4107'): load('nucleotide_transformer_v2', tmp_path, CPU)
+    with pytest.raises(InputError, match='4108 tokens, and the model knows 4107'): load('nucleotide_transformer_v2', tmp_path, CPU)
 
 
 def test_letters_follow_each_models_rule(embedders):
@@ -208,11 +212,11 @@ def test_presets_of_a_tokenizer_are_off(tmp_path):
 def test_tokenizer_must_be_there_and_fit(tmp_path):
     folder = tiny('dnabert2', tmp_path)
     more = bpe(); more.add_tokens(['more']); more.save(str(folder/'tokenizer.json'))
-    with pytest.raises(InputError, match='81 words, and the model knows 80'): load('dnabert2', folder, CPU)
+    with pytest.raises(InputError, match='81 tokens, and the model knows 80'): load('dnabert2', folder, CPU)
     (folder/'tokenizer.json').write_text('{}')
     with pytest.raises(InputError, match='tokenizer cannot be read'): load('dnabert2', folder, CPU)
     (folder/'tokenizer.json').unlink()
-    with pytest.raises(InputError, match='words of the model are missing'): load('dnabert2', folder, CPU)
+    with pytest.raises(InputError, match='vocabulary of the model is missing'): load('dnabert2', folder, CPU)
 
 
 class Stranger:
@@ -243,7 +247,7 @@ def test_k_comes_from_the_vocabulary(tmp_path):
         assert len(load_bert(tmp_path/'any.pt', CPU).tokens('A' * 660)) == 660 // k
     config = BertConfig(**BERT | {'vocab_size': 5**4 + 1})
     torch.save({'model': BertModel(config).state_dict(), 'bert_config': config.to_dict()}, tmp_path/'any.pt')
-    with pytest.raises(InputError, match='626 words'): load_bert(tmp_path/'any.pt', CPU)
+    with pytest.raises(InputError, match='626 tokens'): load_bert(tmp_path/'any.pt', CPU)
 
 
 def test_slopes_halve_for_powers_of_two():

@@ -1,4 +1,4 @@
-"""Guards for barcodemae.bench.nucleotide_models: every array of the reference outputs, weights and settings that do not fit, batches, public sizes, pickles."""
+"""Guards for third-party nucleotide models in barcodemae.bench: every array of the reference outputs, weights and settings that do not fit, batches, public sizes, pickles."""
 import json, os, shutil
 from pathlib import Path
 import numpy as np, pytest, torch
@@ -10,8 +10,12 @@ from barcodemae.compute import Compute
 from barcodemae.core import InputError
 from barcodemae.model.hyena import HyenaDNA
 from barcodemae.model.mamba import COMPLEMENT, BarcodeMamba, Caduceus
-from barcodemae.bench.nucleotide_models import BarcodeMambaEmbedder, CaduceusEmbedder, HyenaEmbedder
-from barcodemae.bench.nucleotide_models import load_barcodemamba, load_caduceus, load_hyenadna
+from barcodemae.bench.barcodemamba import BarcodeMambaEmbedder
+from barcodemae.bench.caduceus import CaduceusEmbedder
+from barcodemae.bench.hyenadna import HyenaEmbedder
+from barcodemae.bench.barcodemamba import load_barcodemamba
+from barcodemae.bench.caduceus import load_caduceus
+from barcodemae.bench.hyenadna import load_hyenadna
 
 FIXTURES = Path(os.environ.get('BARCODEMAE_FIXTURES', Path(__file__).parents[1].parent/'shared/fixtures'))
 CPU = Compute(torch.device('cpu'), torch.float32)

@@ -1,17 +1,17 @@
-"""Guards for barcodemae.model.cpu_layers: the same numbers as transformers' own layers, dropout that is dropout."""
+"""Guards for barcodemae.model.cpu_layers: the numbers of transformers' layers, dropout."""
 import functools
 
 import pytest, torch
 from hypothesis import given, settings, strategies as st
-from torch import nn
 
-from barcodemae.model.cpu_layers import ByteDropout, compile_training, compiled, use_cpu_kernels, two_products
+from barcodemae.model.cpu_layers import ByteDropout, compile_training, compiled, two_products, use_cpu_kernels
 from barcodemae.model.mae import VARIANTS, BarcodeEncoder, BarcodeMAEConfig, BarcodeMAEForPreTraining
 from barcodemae.model.mae import random_masking
 from barcodemae.model.tokenizer import pad_id
 
-SMALL = dict(k=4, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, decoder_num_hidden_layers=1,
-             decoder_num_attention_heads=2, hidden_dropout_prob=0., attention_probs_dropout_prob=0.)
+SMALL = dict(k=4, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+             decoder_num_hidden_layers=1, decoder_num_attention_heads=2,
+             hidden_dropout_prob=0., attention_probs_dropout_prob=0.)
 
 
 def batch(B=5, T=30):
@@ -19,53 +19,60 @@ def batch(B=5, T=30):
     return torch.where(mask, ids, pad_id(4)), mask
 
 
-def slopes(net, ids, mask, hidden):
-    loss = net(ids, mask, hidden).loss
+def gradients(net, ids, mask, masking):
+    loss = net(ids, mask, masking).loss
     loss.backward()
     return loss.detach(), [p.grad for p in net.parameters()]
 
 
 @pytest.mark.parametrize('variant', VARIANTS)
 @pytest.mark.parametrize('theirs', ['eager', 'sdpa'])
-def test_quickened_model_learns_the_same(variant, theirs):
+def test_model_with_cpu_kernels_learns_the_same(variant, theirs):
     torch.manual_seed(0)
-    plain = BarcodeMAEForPreTraining._from_config(BarcodeMAEConfig(**SMALL, variant=variant), attn_implementation=theirs)
-    quick = use_cpu_kernels(BarcodeMAEForPreTraining(BarcodeMAEConfig(**SMALL, variant=variant)), 'cpu')
-    quick.load_state_dict(plain.state_dict())
+    config = BarcodeMAEConfig(**SMALL, variant=variant)
+    plain = BarcodeMAEForPreTraining._from_config(config, attn_implementation=theirs)
+    fast = use_cpu_kernels(BarcodeMAEForPreTraining(BarcodeMAEConfig(**SMALL, variant=variant)), 'cpu')
+    fast.load_state_dict(plain.state_dict())
     ids, mask = batch()
-    hidden = random_masking(ids, mask, .5)
-    (a, slopes_a), (b, slopes_b) = slopes(plain, ids, mask, hidden), slopes(quick, ids, mask, hidden)
-    assert torch.allclose(a, b, atol=1e-6) and all(torch.allclose(x, y, atol=1e-6) for x, y in zip(slopes_a, slopes_b))
+    masking = random_masking(ids, mask, .5)
+    (loss, expected), (fast_loss, found) = (gradients(net, ids, mask, masking) for net in (plain, fast))
+    assert torch.allclose(loss, fast_loss, atol=1e-6)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(expected, found))
 
 
 @pytest.mark.filterwarnings('error:.*without being compiled')
 @pytest.mark.parametrize('variant', VARIANTS)
-def test_layers_of_a_graphics_card_are_captured_in_one_piece(variant, monkeypatch):
-    "With transformers' own attention and dropout, in both precisions; `fullgraph` fails where a graph would break."
-    torch._dynamo.reset()                                                                            # shapes of other tests count too
+def test_layers_of_a_gpu_are_captured_in_one_piece(variant, monkeypatch):
+    "With transformers' attention and dropout, in both precisions; `fullgraph` fails on a graph break."
+    torch._dynamo.reset() # shapes of other tests count too
     monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend='aot_eager'))
-    net = BarcodeMAEForPreTraining(BarcodeMAEConfig(**{**SMALL, 'num_hidden_layers': 1, 'hidden_dropout_prob': .1, 'attention_probs_dropout_prob': .1}, variant=variant))
+    dropout = dict(hidden_dropout_prob=.1, attention_probs_dropout_prob=.1)
+    config = BarcodeMAEConfig(**{**SMALL, **dropout, 'num_hidden_layers': 1, 'variant': variant})
+    net = BarcodeMAEForPreTraining(config)
     ids, mask = batch()
     compile_training(use_cpu_kernels(net, 'meta')).train()
     for lower in (False, True):
-        with torch.autocast('cpu', torch.bfloat16, enabled=lower): slopes(net, ids, mask, random_masking(ids, mask, .5))
+        with torch.autocast('cpu', torch.bfloat16, enabled=lower):
+            gradients(net, ids, mask, random_masking(ids, mask, .5))
 
 
 def test_bf16_training_agrees_with_fp32():
     torch.manual_seed(0)
     net = use_cpu_kernels(BarcodeMAEForPreTraining(BarcodeMAEConfig(**SMALL)), 'cpu')
     ids, mask = batch(16)
-    hidden = random_masking(ids, mask, .5)
-    full, full_slopes = slopes(net, ids, mask, hidden)
-    full_slopes = torch.cat([g.flatten() for g in full_slopes]).clone(); net.zero_grad()
-    with torch.autocast('cpu', torch.bfloat16): half, half_slopes = slopes(net, ids, mask, hidden)
-    half_slopes = torch.cat([g.flatten() for g in half_slopes])
-    assert abs(full - half) < .01 and torch.cosine_similarity(full_slopes, half_slopes, 0) > .999
+    masking = random_masking(ids, mask, .5)
+    flat = lambda parts: torch.cat([g.flatten() for g in parts])
+    loss, full = gradients(net, ids, mask, masking)
+    full = flat(full).clone()
+    net.zero_grad()
+    with torch.autocast('cpu', torch.bfloat16): half_loss, half = gradients(net, ids, mask, masking)
+    assert abs(loss - half_loss) < .01 and torch.cosine_similarity(full, flat(half), 0) > .999
 
 
 def test_bf16_embeddings_agree_with_fp32():
     torch.manual_seed(0)
-    encoder = BarcodeEncoder(BarcodeMAEConfig(k=4, hidden_size=192, intermediate_size=768, num_hidden_layers=6)).eval()
+    config = BarcodeMAEConfig(k=4, hidden_size=192, intermediate_size=768, num_hidden_layers=6)
+    encoder = BarcodeEncoder(config).eval()
     ids, mask = batch(8, 160)
     with torch.no_grad():
         full = encoder.embed(ids, mask)
@@ -80,8 +87,8 @@ def test_compiled_encoder_gives_the_same():
     try:
         with torch.no_grad(): compiled = torch.compile(encoder.embed)(ids, mask)
     except Exception as e:
-        if 'compiler' in str(e).lower() or 'InvalidCxxCompiler' in repr(e): pytest.skip('no C++ compiler here')
-        raise
+        if 'compiler' not in str(e).lower() and 'InvalidCxxCompiler' not in repr(e): raise
+        pytest.skip('no C++ compiler here')
     with torch.no_grad(): assert torch.allclose(compiled, encoder.embed(ids, mask), atol=1e-5)
 
 
@@ -93,9 +100,11 @@ def test_dropout(p, n, seed):
     y = ByteDropout(p)(x)
     y.sum().backward()
     cut = round(256 * p)
-    assert torch.equal(x.grad, y) and set(y.detach().unique().tolist()) <= {0., torch.tensor(256 / (256 - cut)).item()}
+    assert torch.equal(x.grad, y)
+    assert set(y.detach().unique().tolist()) <= {0., torch.tensor(256 / (256 - cut)).item()}
     assert abs((y == 0).float().mean() - cut / 256) < 5 * (.25 / (100 * n))**.5
-    torch.manual_seed(seed); assert torch.equal(y, ByteDropout(p)(x))
+    torch.manual_seed(seed)
+    assert torch.equal(y, ByteDropout(p)(x))
     assert ByteDropout(p).eval()(x) is x
 
 
@@ -111,17 +120,20 @@ def test_attention_dropout_and_mask():
 
 def test_other_devices_stay_as_they_are():
     net = use_cpu_kernels(BarcodeMAEForPreTraining(BarcodeMAEConfig(**SMALL)), 'meta')
-    assert net.config._attn_implementation != 'two_products' and not any(isinstance(m, ByteDropout) for m in net.modules())
+    assert net.config._attn_implementation != 'two_products'
+    assert not any(isinstance(m, ByteDropout) for m in net.modules())
 
 
 @pytest.mark.parametrize('error', [OSError('no compiler'), torch._inductor.exc.TritonMissing(None)])
-def test_what_cannot_be_compiled_runs_as_it_was(monkeypatch, error):
+def test_what_cannot_be_compiled_runs_uncompiled(monkeypatch, error):
     def broken(graph, inputs): raise error
     real = torch.compile
     monkeypatch.setattr(torch, 'compile', lambda f, **options: real(f, backend=broken, **options))
     double = compiled(lambda x: 2 * x)
-    with pytest.warns(UserWarning, match='without being compiled'): assert double(torch.ones(3)).tolist() == [2, 2, 2]
+    with pytest.warns(UserWarning, match='without being compiled'):
+        assert double(torch.ones(3)).tolist() == [2, 2, 2]
     assert double(torch.ones(4)).tolist() == [2, 2, 2, 2]
     monkeypatch.setattr(torch, 'compile', lambda f, **options: real(f, backend='eager', **options))
-    double = compiled(lambda x: 2 * x)                                                               # more shapes than PyTorch keeps apart
-    with pytest.warns(UserWarning, match='without being compiled'): assert all(double(torch.ones(n)).sum() == 2 * n for n in range(2, 20))
+    double = compiled(lambda x: 2 * x) # more shapes than PyTorch keeps apart
+    with pytest.warns(UserWarning, match='without being compiled'):
+        assert all(double(torch.ones(n)).sum() == 2 * n for n in range(2, 20))

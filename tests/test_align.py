@@ -1,11 +1,11 @@
-"""Guards for barcodemae.data.align: starts against a plain loop, references found from shuffled starts, what falls off either end, embedding on a reference."""
+"""Guards for barcodemae.data.align: start_positions against a plain loop, references found from shuffled start_positions, what falls off either end, embedding on a reference."""
 import numpy as np, torch
 from hypothesis import given, settings, strategies as st
 
 from barcodemae.compute import Compute
 from barcodemae.embedding.embed import embed
 from barcodemae.model.mae import BarcodeEncoder, BarcodeMAEConfig
-from barcodemae.data.align import consensus, register, starts
+from barcodemae.data.align import consensus, align_to_gene, start_positions
 from barcodemae.data.store import WIDTH, pack, unpack
 
 GENE = ''.join(np.random.default_rng(0).choice(list('ACGT'), 760, p=[.35, .15, .15, .35]))
@@ -24,7 +24,7 @@ def score(barcode, reference, start):
 @given(st.text('ACGTN', min_size=1, max_size=30), st.text('ACGTN', min_size=1, max_size=40))
 def test_starts_equal_a_plain_loop(barcode, reference):
     reach = 12
-    found = int(starts(torch.from_numpy(pack([barcode])), reference, reach))
+    found = int(start_positions(torch.from_numpy(pack([barcode])), reference, reach))
     best = max(score(barcode, reference, s) for s in range(-reach, reach + 1))
     if best > len(barcode.replace('N', '')) / 4: assert score(barcode, reference, found) == best
     else: assert found == 0
@@ -34,7 +34,7 @@ def test_a_missing_base_and_a_stranger():
     reference = GENE[:WIDTH]
     missing = GENE[30:200] + GENE[201:WIDTH]                              # the longer half decides
     stranger = ''.join(np.random.default_rng(9).choice(list('ACGT'), 600))
-    assert starts(torch.from_numpy(pack([missing, stranger])), reference).tolist() == [31, 0]
+    assert start_positions(torch.from_numpy(pack([missing, stranger])), reference).tolist() == [31, 0]
 
 
 @settings(max_examples=25, deadline=None)
@@ -42,17 +42,17 @@ def test_a_missing_base_and_a_stranger():
 def test_a_piece_of_the_gene_goes_where_it_belongs(begin, length):
     reference = GENE[:WIDTH]
     piece = mutate(reference[begin:begin + length], np.random.default_rng(begin))
-    moved = register(torch.from_numpy(pack([piece])), reference)
+    moved = align_to_gene(torch.from_numpy(pack([piece])), reference)
     assert unpack(moved.numpy())[0] == '.' * begin + piece[:WIDTH - begin]
 
 
 def test_ends_are_cut_off():
     reference = GENE[50:50 + WIDTH]
-    moved = register(torch.from_numpy(pack([GENE[20:680]])), reference)
+    moved = align_to_gene(torch.from_numpy(pack([GENE[20:680]])), reference)
     assert unpack(moved.numpy()) == [GENE[50:680]]
-    assert register(moved, None) is moved and len(register(moved[:0], reference)) == 0
+    assert align_to_gene(moved, None) is moved and len(align_to_gene(moved[:0], reference)) == 0
     short = torch.from_numpy(pack([GENE[100:200]]))[:, :120]
-    assert torch.equal(register(short, reference), register(torch.from_numpy(pack([GENE[100:200]])), reference))
+    assert torch.equal(align_to_gene(short, reference), align_to_gene(torch.from_numpy(pack([GENE[100:200]])), reference))
 
 
 def test_consensus_finds_the_gene():
@@ -61,7 +61,7 @@ def test_consensus_finds_the_gene():
     barcodes = [mutate(GENE[b:b + 600], rng) for b in begin]
     reference = consensus(pack(barcodes))
     assert len(reference) == WIDTH
-    found = starts(torch.from_numpy(pack(barcodes)), reference).numpy()
+    found = start_positions(torch.from_numpy(pack(barcodes)), reference).numpy()
     assert len(set((found - begin).tolist())) == 1                       # all lie right with respect to each other
     inside = reference.replace('N', '')
     assert len(inside) > 600 and inside in GENE
