@@ -1,13 +1,13 @@
-# make demo   set up, pretrain on the simulated demo barcodes, identify them, and print what came out (6 minutes)
-# make test   set up, then every notebook, the tests and the checks
-# make lab    set up, then JupyterLab
-# make benchmark  set up, then time and memory of each step beside a plain baseline (about 15 minutes on two cores, 10 GB of disk)
-# make paper  every table and figure of the paper, on the data set of settings.ini or DATASET=... (stopped, it resumes)
-# make leaderboard  every system on the same questions, on DATASET=...
-# make gpu-kit  a run of tools/gpu_kit.py for a GPU machine without network, in gpu-kit/ (DATA=mine.csv: your barcodes)
-# make docs   all notebooks as pages in docs/, with side bar and search, readable without a network
-# make readme README.md from nbs/index.ipynb
-# make clean  remove .venv, packed data sets and Python's caches; runs/ stays
+# make demo         set up, pretrain on the simulated demo barcodes, identify them, and show what came out (minutes)
+# make test         set up, then every notebook, the tests and the checks
+# make lab          set up, then JupyterLab
+# make benchmark    time and memory of each step beside a plain baseline (15 minutes on two cores, 10 GB of disk)
+# make paper        every table and figure of the paper, on the data set of settings.ini or DATASET=...; resumes
+# make leaderboard  every system on the same questions, on the data set of settings.ini or DATASET=...
+# make gpu-kit      a run for a GPU machine without network, in gpu-kit/ (DATA=mine.csv: your barcodes)
+# make docs         all notebooks as pages in docs/, with side bar and search, readable without a network
+# make readme       README.md from nbs/index.ipynb
+# make clean        remove .venv, packed data sets and Python's caches; runs/ stays
 # The Python that .venv is made from: make PYTHON=python3.12 demo
 
 PYTHON ?= python3
@@ -15,7 +15,7 @@ BIN = .venv/bin
 PY = $(BIN)/python
 BARCODEMAE = $(BIN)/barcodemae
 PAPERMILL = $(BIN)/papermill --no-progress-bar
-SETTING = $(PY) -c 'import sys; from barcodemae.settings import load_settings as load; print(getattr(load(), sys.argv[1]))'
+SETTING = $(PY) -c 'import sys, barcodemae.settings as s; print(getattr(s.load_settings(), sys.argv[1]))'
 RUN = runs/demo
 BENCHMARK = runs/benchmark
 GRIDS = table1 figure3 depends table2 table3 scratch
@@ -37,9 +37,9 @@ setup: .venv/.installed
 
 demo: setup
 	@mkdir -p $(RUN)
-	@echo "demo: running nbs/04_train.ipynb on data/demo_barcodes.csv.gz (its first lines come in about 20 seconds)"
-	@$(PAPERMILL) nbs/04_train.ipynb $(RUN)/04_train.ipynb -p preset demo -p dataset demo -p run_dir "$(CURDIR)/$(RUN)" \
-	    --stdout-file - --stderr-file -
+	@echo "demo: running nbs/04_train.ipynb on data/demo_barcodes.csv.gz (first lines in about 20 seconds)"
+	@$(PAPERMILL) nbs/04_train.ipynb $(RUN)/04_train.ipynb --stdout-file - --stderr-file - \
+	    -p preset demo -p dataset demo -p run_dir "$(CURDIR)/$(RUN)"
 	@$(PY) tools/demo.py $(RUN)
 
 test: setup
@@ -52,12 +52,12 @@ lab: setup
 benchmark: setup
 	@mkdir -p $(BENCHMARK)
 	@echo "benchmark: running nbs/experiments/benchmark.ipynb; a run that was interrupted continues"
-	@$(PAPERMILL) nbs/experiments/benchmark.ipynb $(BENCHMARK)/benchmark.ipynb -p run_dir "$(CURDIR)/$(BENCHMARK)" \
-	    --stdout-file - --stderr-file -
+	@$(PAPERMILL) nbs/experiments/benchmark.ipynb $(BENCHMARK)/benchmark.ipynb --stdout-file - --stderr-file - \
+	    -p run_dir "$(CURDIR)/$(BENCHMARK)"
 	@echo "benchmark: the executed notebook is $(BENCHMARK)/benchmark.ipynb; its results:"
 	@$(PY) tools/benchmark.py table $(BENCHMARK)/results.json
 
-# finished runs are skipped, interrupted ones continue; tables are made of what is there, also when a run failed
+# finished runs are skipped, interrupted ones continue; tables are made of what is there
 paper: setup
 	@dataset=$${DATASET:-$$($(SETTING) dataset)}; failed=0; \
 	    place=runs/paper/$$(basename "$$dataset"); mkdir -p "$$place"; \
@@ -73,11 +73,13 @@ paper: setup
 # models are trained that are not there yet; systems that were asked before are skipped, those without weights
 # or program are named
 leaderboard: setup
-	@dataset=$${DATASET:-$$($(SETTING) dataset)}; name=$$(basename "$$dataset"); runs=$$($(SETTING) runs); failed=0; \
-	    place=runs/leaderboard/$$name; mkdir -p "$$place"; grids="table1 architectures"; \
+	@dataset=$${DATASET:-$$($(SETTING) dataset)}; name=$$(basename "$$dataset"); \
+	    runs=$$($(SETTING) runs); grids="table1 architectures"; failed=0; \
+	    place=runs/leaderboard/$$name; mkdir -p "$$place"; \
 	    $(BARCODEMAE) sweep $$grids --dataset "$$dataset" || failed=1; \
 	    $(BARCODEMAE) cnn "$$place/cnn" --dataset "$$dataset" --epochs 5 || failed=1; \
-	    finished=$$($(BARCODEMAE) sweep $$grids --dataset "$$dataset" --list | sed -n "s|^done *|$$runs/grids/$$name/|p"); \
+	    finished=$$($(BARCODEMAE) sweep $$grids --dataset "$$dataset" --list \
+	        | sed -n "s|^done *|$$runs/grids/$$name/|p"); \
 	    $(BARCODEMAE) bench --dataset "$$dataset" --runs $$finished --cnn "$$place/cnn" || failed=1; \
 	    $(PAPERMILL) nbs/experiments/leaderboard.ipynb "$$place/leaderboard.ipynb" -p dataset "$$dataset" \
 	        -p kept "$(CURDIR)/$$place/leaderboard.json" || failed=1; \

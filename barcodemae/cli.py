@@ -22,10 +22,10 @@ GROUPS = { # what it is for -> {command: module, and function where it is not `m
     'Train an encoder (train, evaluate; fit makes it identify)': dict(
         train='training.commands:train', evaluate='training.commands:evaluate',
         finetune='training.commands:finetune', fit='identification.commands:fit',
-        share='training.commands:share'),
+        share='training.hub'),
     'Study many of them': dict(
         sweep='training.sweep', batch='training.distributed', cnn='bench.cnn', bench='bench.run',
-        report='evaluation.report'),
+        report='training.commands:report'),
     'This machine': dict(doctor='identification.commands:doctor', completion='cli:completion')}
 COMMANDS = {name: place for group in GROUPS.values() for name, place in group.items()}
 
@@ -53,7 +53,7 @@ PLACEHOLDERS = dict(out='PATH', model='FOLDER', reference='PATH', distance='PERC
 def choices_of(
     o, # an `Option`
 ) -> list: # empty where anything will do
-    "The words that an option takes."
+    "The values that an option takes, where they are few."
     return list(ast.literal_eval(o.kind[len('Literal'):])) if o.kind.startswith('Literal') else []
 
 # %% ../nbs/identification/cli.ipynb #2e103116

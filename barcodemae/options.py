@@ -80,7 +80,7 @@ def _defined(module, name): # (definition, comments, module); None for names of 
             if origin:
                 return _defined(place, origin)
 
-# %% ../nbs/ground/options.ipynb #98ef4955
+# %% ../nbs/ground/options.ipynb #3f673961
 def _parameters(node): # (name, annotation, default) of a function, or of a dataclass
     if isinstance(node, ast.ClassDef):
         return [(n.target, n.annotation, n.value) for n in node.body if isinstance(n, ast.AnnAssign)]
@@ -89,13 +89,17 @@ def _parameters(node): # (name, annotation, default) of a function, or of a data
     defaults = [None] * (len(before) - len(a.defaults)) + a.defaults + a.kw_defaults
     return [(p, p.annotation, default) for p, default in zip(before + a.kwonlyargs, defaults)]
 
+def _bases(node): # names of the dataclasses that a class inherits from
+    return [b.id for b in getattr(node, 'bases', []) if isinstance(b, ast.Name)]
+
+# %% ../nbs/ground/options.ipynb #98ef4955
 def options_of(
     module, # below barcodemae, as 'identification.commands'
     name, # of a function, or of a dataclass
 ) -> tuple: # its docstring, and a list of `Option`
     "What a function can be asked, without importing it."
     node, comments, module = _defined(module, name)
-    found = []
+    found = [o for base in _bases(node) for o in options_of(module, base)[1]]
     for target, annotation, default in _parameters(node):
         group = _defined(module, annotation.id) if isinstance(annotation, ast.Name) else None
         if group and isinstance(group[0], ast.ClassDef):
@@ -104,4 +108,4 @@ def options_of(
             kind = ast.unparse(annotation) if annotation else ''
             name = getattr(target, 'arg', None) or target.id
             found.append(Option(name, _value(default), kind, comments.get(target.lineno, '')))
-    return ast.get_docstring(node) or '', found
+    return ast.get_docstring(node) or '', list({o.name: o for o in found}.values()) # the last one holds

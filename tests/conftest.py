@@ -1,6 +1,6 @@
 """The same examples in every run of the tests; search for new ones with `pytest --hypothesis-profile=search`.
 
-Processes that are killed and continued (`processes`) are split off from one that has imported what is slow."""
+Processes that are killed and continued (`processes`) are forked from one that has imported what is slow."""
 import multiprocessing, os, sys
 from pathlib import Path
 

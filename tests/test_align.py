@@ -1,4 +1,5 @@
-"""Guards for barcodemae.data.align: start_positions against a plain loop, references found from shuffled start_positions, what falls off either end, embedding on a reference."""
+"""Guards for barcodemae.data.align: starts against a plain loop, references found from shuffled starts, what
+falls off either end, embedding on a reference."""
 import numpy as np, torch
 from hypothesis import given, settings, strategies as st
 
@@ -52,7 +53,8 @@ def test_ends_are_cut_off():
     assert unpack(moved.numpy()) == [GENE[50:680]]
     assert align_to_gene(moved, None) is moved and len(align_to_gene(moved[:0], reference)) == 0
     short = torch.from_numpy(pack([GENE[100:200]]))[:, :120]
-    assert torch.equal(align_to_gene(short, reference), align_to_gene(torch.from_numpy(pack([GENE[100:200]])), reference))
+    assert torch.equal(align_to_gene(short, reference), align_to_gene(torch.from_numpy(pack([GENE[100:200]])),
+        reference))
 
 
 def test_consensus_finds_the_gene():
@@ -62,15 +64,15 @@ def test_consensus_finds_the_gene():
     reference = consensus(pack(barcodes))
     assert len(reference) == WIDTH
     found = start_positions(torch.from_numpy(pack(barcodes)), reference).numpy()
-    assert len(set((found - begin).tolist())) == 1                       # all lie right with respect to each other
+    assert len(set((found - begin).tolist())) == 1 # all are right with respect to each other
     inside = reference.replace('N', '')
     assert len(inside) > 600 and inside in GENE
 
 
-def test_a_registered_encoder_does_not_mind_where_a_barcode_begins():
+def test_an_encoder_with_a_reference_does_not_mind_where_a_barcode_begins():
     shape = dict(k=6, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
     compute = Compute(torch.device('cpu'), torch.float32)
-    whole, late = pack([GENE[:WIDTH]]), pack([GENE[7:WIDTH]])             # one base beyond a word: no word in common
+    whole, late = pack([GENE[:WIDTH]]), pack([GENE[7:WIDTH]]) # 7: no token in common
     def agreement(reference):
         torch.manual_seed(0)
         encoder = BarcodeEncoder(BarcodeMAEConfig(**shape, reference=reference))
@@ -80,6 +82,7 @@ def test_a_registered_encoder_does_not_mind_where_a_barcode_begins():
 
 
 def test_the_reference_travels_with_the_encoder(tmp_path):
-    encoder = BarcodeEncoder(BarcodeMAEConfig(k=4, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, reference=GENE[:WIDTH]))
+    encoder = BarcodeEncoder(BarcodeMAEConfig(k=4, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=2, reference=GENE[:WIDTH]))
     encoder.save_pretrained(tmp_path)
     assert BarcodeEncoder.from_pretrained(tmp_path).config.reference == GENE[:WIDTH]

@@ -7,7 +7,8 @@ from polars.testing import assert_frame_equal
 
 from barcodemae.data.clean import Cleaner, CleanConfig, clean, count_partitions, unlike_published
 from barcodemae.core import InputError
-from barcodemae.data.read import COLUMNS, PUBLISHED, SCHEMA
+from barcodemae.data.published import PUBLISHED
+from barcodemae.data.read import COLUMNS, SCHEMA
 
 SMALL = CleanConfig(max_length=12, min_length=3)
 
@@ -23,13 +24,16 @@ def by_hand(barcodes, config):
     kept, fate = [], []
     for b in barcodes:
         if b is not None:
-            b = re.sub('[^ACGT]', 'N', b.upper().replace('-', '').replace('.', '').replace('U', 'T'))[:config.max_length].strip('N')
-        fate.append('missing' if b is None else 'short' if len(b) < config.min_length else 'repeats' if b in kept else 'kept')
+            bases = b.upper().replace('-', '').replace('.', '').replace('U', 'T')
+            b = re.sub('[^ACGT]', 'N', bases)[:config.max_length].strip('N')
+        long = b is not None and len(b) >= config.min_length
+        fate.append('missing' if b is None else 'short' if not long else 'repeats' if b in kept else 'kept')
         if fate[-1] == 'kept': kept.append(b)
     return kept, fate
 
 
-messy = st.lists(st.none() | st.text('ACGTacgtuNnRY-.', max_size=16) | st.sampled_from(['ACGTA', 'acgta', 'NACGUAN']), min_size=1, max_size=20)
+messy = st.lists(st.none() | st.text('ACGTacgtuNnRY-.', max_size=16) | st.sampled_from(['ACGTA', 'acgta',
+    'NACGUAN']), min_size=1, max_size=20)
 
 @settings(max_examples=80, deadline=None)
 @given(messy)
@@ -41,8 +45,10 @@ def test_as_by_hand_and_only_once(barcodes):
     table, report = clean(frame(barcodes).lazy(), SMALL)
     rows = table.collect()
     assert rows['dna_barcode'].to_list() == kept
-    assert rows['processid'].to_list() == [f'P{i}' for i, f in enumerate(fate) if f == 'kept'] # first row wins
-    for reason in ('missing', 'short', 'repeats', 'kept'): assert getattr(report, reason) == fate.count(reason)
+    assert rows['processid'].to_list() == [f'P{i}' for i, f in enumerate(fate)
+        if f == 'kept'] # first row wins
+    for reason in ('missing', 'short', 'repeats', 'kept'):
+        assert getattr(report, reason) == fate.count(reason)
     again, nothing = clean(table, SMALL)
     assert_frame_equal(again.collect(), rows)
     assert nothing.kept == nothing.rows == len(rows) and not any(nothing.changed.values())
@@ -69,7 +75,8 @@ def test_order_of_the_rules():
 
 
 def test_changed_letters_are_counted():
-    _, report = clean(frame(['acgta', 'AC-GTT', 'ACGUU', 'ACRGT', 'NACGG', 'ACGC' + 'A'*20, 'ACGAAA']).lazy(), SMALL)
+    _, report = clean(frame(['acgta', 'AC-GTT', 'ACGUU', 'ACRGT', 'NACGG', 'ACGC' + 'A'*20, 'ACGAAA']).lazy(),
+        SMALL)
     assert report.changed == dict(lower_case=1, gaps=1, u_to_t=1, iupac_to_n=1, n_at_ends=1, truncated=1)
 
 
@@ -83,7 +90,8 @@ def test_conflicting_names():
 
 
 def test_two_records_with_one_id():
-    with pytest.raises(InputError) as e: clean(frame(['ACGT', 'CCCC', 'GGGG', 'TTTT'], processid=['P1', 'P2', 'P2', 'P2']).lazy(), SMALL)
+    with pytest.raises(InputError) as e: clean(frame(['ACGT', 'CCCC', 'GGGG', 'TTTT'],
+        processid=['P1', 'P2', 'P2', 'P2']).lazy(), SMALL)
     assert e.value.record == 'P2' and '3 times' in e.value.message and e.value.fix
 
 
@@ -94,9 +102,12 @@ def test_impossible_lengths():
 def test_partitions_beside_the_published_ones():
     split = ['train', 'train', 'test', None, 'odd']
     table = frame(['ACGT']*5, split=split, species=['a', 'b', 'a', None, None])
-    assert count_partitions(table).rows() == [('train', 2, 2), ('test', 1, 1), ('(none)', 1, 0), ('odd', 1, 0)]
+    assert count_partitions(table).rows() == [('train', 2, 2), ('test', 1, 1), ('(none)', 1, 0),
+        ('odd', 1, 0)]
     counts = count_partitions(table, 'BIOSCAN-5M')
     assert counts['published_barcodes'].sum() == sum(b for b, _ in PUBLISHED['BIOSCAN-5M']['splits'].values())
     said = unlike_published(counts, 'BIOSCAN-5M')
-    assert 'not the partitions of BIOSCAN-5M' in said and 'train: 2 barcodes, 2 species (published 118,051, 11,846)' in said
-    assert unlike_published(counts.with_columns(barcodes='published_barcodes', species=pl.col('published_species').fill_null(7)), 'BIOSCAN-5M') is None
+    assert 'not the partitions of BIOSCAN-5M' in said
+    assert 'train: 2 barcodes, 2 species (published 118,051, 11,846)' in said
+    assert unlike_published(counts.with_columns(barcodes='published_barcodes',
+        species=pl.col('published_species').fill_null(7)), 'BIOSCAN-5M') is None

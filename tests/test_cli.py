@@ -79,6 +79,29 @@ def test_command_and_function_have_the_same_options(name):
         assert action.help and '`' not in action.help or name == 'finetune', parameter
 
 
+def test_options_of_a_dataclass_with_a_base(tmp_path, monkeypatch):
+    "As dataclasses have it: the base's fields first, with the values of the last definition."
+    from barcodemae import options
+    (tmp_path/'m.py').write_text('''
+@dataclass
+class Loop:
+    steps: int = 3  # updates
+    rate: float = 1 # of learning
+
+@dataclass
+class Tuning(Loop):
+    rate: float = .1 # peak
+    ranks: list = field(default_factory=lambda: ['genus']) # heads
+
+def tune(out, # folder
+         *, config:Tuning): pass
+''')
+    monkeypatch.setattr(options, '_module_file', lambda module: tmp_path/f'{module}.py')
+    found = [(o.name, o.default, o.doc) for o in options.options_of('m', 'tune')[1]]
+    assert found[1:] == [('steps', 3, 'updates'), ('rate', .1, 'peak'), ('ranks', ['genus'], 'heads')]
+    assert found[0][0] == 'out' and found[0][2] == 'folder'
+
+
 def test_every_command_has_a_place_and_a_line():
     for name in COMMANDS:
         assert cli.about(name).strip(), name

@@ -23,19 +23,24 @@ def test_equal_vectors():
     assert len(set(ward(x, 7).tolist())) == 7 and ward(x[:1], 1).tolist() == [0]
 
 
-@pytest.mark.parametrize('x, n, message', [(np.ones((3, 2)), 4, '4 clusters'), (np.ones((3, 2)), 0, '0 clusters'), (np.ones(3), 1, 'shape'),
-    (np.ones((0, 2)), 1, 'shape'), (np.array([[1, 2], [np.nan, 0], [1, 1]]), 2, 'vector 1'), (np.array([[1, 2], [1, 1], [np.inf, 0]]), 2, 'vector 2')])
+@pytest.mark.parametrize('x, n, message', [
+    (np.ones((3, 2)), 4, '4 clusters'), (np.ones((3, 2)), 0, '0 clusters'),
+    (np.ones(3), 1, 'shape'), (np.ones((0, 2)), 1, 'shape'),
+    (np.array([[1, 2], [np.nan, 0], [1, 1]]), 2, 'vector 1'),
+    (np.array([[1, 2], [1, 1], [np.inf, 0]]), 2, 'vector 2')])
 def test_faults(x, n, message):
     with pytest.raises(ValueError, match=message): ward(x, n)
 
 
-def test_agreement_is_scikit_learns_without_the_nameless():
+def test_agreement_is_scikit_learns_without_the_unlabelled():
     random = np.random.default_rng(0)
     bins, clusters = random.choice(['', 'a', 'b', 'c'], 200), random.integers(0, 5, 200)
     known = bins != ''
-    assert agreement(bins, clusters) == dict(n=known.sum(), missing=(~known).sum(), ami=adjusted_mutual_info_score(bins[known], clusters[known]))
+    ami = adjusted_mutual_info_score(bins[known], clusters[known])
+    assert agreement(bins, clusters) == dict(n=known.sum(), missing=(~known).sum(), ami=ami)
     assert agreement(bins[known], bins[known])['ami'] == 1
-    with pytest.raises(ValueError, match='no barcode has a label'): agreement(np.array(['', '']), np.arange(2))
+    with pytest.raises(ValueError, match='no barcode has a label'):
+        agreement(np.array(['', '']), np.arange(2))
 
 
 def test_onehot_bins_give_the_bins():
@@ -59,5 +64,6 @@ def test_umap_leaves_torchs_threads_alone():
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        assert umap_reduce(np.random.default_rng(0).normal(size=(40, 6)), 3).shape == (40, 3) and torch.get_num_threads() == 1
+        assert umap_reduce(np.random.default_rng(0).normal(size=(40, 6)), 3).shape == (40, 3)
+        assert torch.get_num_threads() == 1
     finally: torch.set_num_threads(threads)

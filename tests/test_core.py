@@ -55,11 +55,13 @@ def test_defaults_without_settings(tmp_path):
 
 def test_environment_goes_first(project, monkeypatch):
     root = project('[paths]\nruns = a\n[datasets]\ncoi-mini = x.csv\n')
-    for k, v in dict(RUNS='/big/b', DEVICE='cpu', DATASET='coi-mini', COI_MINI='y.csv', FIGURES='', CACHE='~/c').items():
+    for k, v in dict(RUNS='/big/b', DEVICE='cpu', DATASET='coi-mini', COI_MINI='y.csv', FIGURES='',
+        CACHE='~/c').items():
         monkeypatch.setenv(f'BARCODEMAE_{k}', v)
     s = load_settings(root)
     assert (s.runs, s.device, s.dataset) == (Path('/big/b'), 'cpu', 'coi-mini')
-    assert s.datasets['coi-mini'] == root/'y.csv' and s.figures == root/'figures' and s.cache == Path.home()/'c'
+    assert s.datasets['coi-mini'] == root/'y.csv' and s.figures == root/'figures'
+    assert s.cache == Path.home()/'c'
 
 
 def test_another_programs_settings_are_passed_over(project):
@@ -111,7 +113,8 @@ def test_input_error_survives_pickling():
 
 # atomic writes
 
-def content(folder): return {str(p.relative_to(folder)): p.read_text() for p in folder.rglob('*') if p.is_file()}
+def content(folder):
+    return {str(p.relative_to(folder)): p.read_text() for p in folder.rglob('*') if p.is_file()}
 
 
 def write_folder(path, text):
@@ -121,7 +124,8 @@ def write_folder(path, text):
 
 
 @pytest.mark.parametrize('write', [lambda p, text: p.write_text(text), write_folder], ids=['file', 'folder'])
-@pytest.mark.parametrize('fault', [RuntimeError('broke'), KeyboardInterrupt(), OSError(errno.ENOSPC, 'No space left on device')], ids=['error', 'interrupt', 'full disk'])
+@pytest.mark.parametrize('fault', [RuntimeError('broke'), KeyboardInterrupt(),
+    OSError(errno.ENOSPC, 'No space left on device')], ids=['error', 'interrupt', 'full disk'])
 def test_failure_keeps_the_old(tmp_path, write, fault):
     path = tmp_path/'sub/thing'
     for text in ('old', 'new'):
@@ -195,7 +199,8 @@ def test_kill_while_writing_keeps_the_old(tmp_path, kind):
     child.send_signal(signal.SIGKILL)
     child.wait()
     left = [p for p in tmp_path.iterdir() if p.name.startswith('.tmp-')]
-    assert len(left) == 1 and {k: v for k, v in content(tmp_path).items() if not k.startswith('.tmp-')} == before
+    assert len(left) == 1
+    assert {k: v for k, v in content(tmp_path).items() if not k.startswith('.tmp-')} == before
     # the next writer clears it away, once it is old enough to be nobody's
     os.utime(left[0], (time.time() - 2*86400,)*2)
     with atomic_path(path) as temp: temp.write_text('new') if kind == 'file' else write_folder(temp, 'new')
@@ -203,7 +208,7 @@ def test_kill_while_writing_keeps_the_old(tmp_path, kind):
 
 
 def test_writers_at_the_same_time(tmp_path):
-    "Two processes put their folder onto one name again and again: it is always whole at the end, with no debris."
+    "Two processes put their folder onto one name again and again: it is whole at the end, with no debris."
     code = f"""
         import os
         from pathlib import Path
@@ -212,7 +217,8 @@ def test_writers_at_the_same_time(tmp_path):
             with atomic_path(Path({str(tmp_path/'store')!r})) as temp:
                 temp.mkdir()
                 for n in 'ab': (temp/n).write_text(f'{{os.getpid()}} {{i}}')"""
-    children = [subprocess.Popen([sys.executable, '-c', textwrap.dedent(code)], stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    children = [subprocess.Popen([sys.executable, '-c', textwrap.dedent(code)], stderr=subprocess.PIPE,
+        text=True) for _ in range(2)]
     errors = [c.communicate()[1] for c in children]
     assert [c.returncode for c in children] == [0, 0], errors
     found = content(tmp_path)
@@ -222,8 +228,10 @@ def test_writers_at_the_same_time(tmp_path):
 # JSON
 
 def test_json_takes_numpy_torch_and_paths(tmp_path):
-    write_json(tmp_path/'a.json', dict(a=np.float32(1.5), b=np.arange(3), c=torch.tensor([1., 2.]), d=Path('x/y'), e=torch.bfloat16, f='ä'))
-    assert read_json(tmp_path/'a.json') == dict(a=1.5, b=[0, 1, 2], c=[1., 2.], d='x/y', e='torch.bfloat16', f='ä')
+    write_json(tmp_path/'a.json', dict(a=np.float32(1.5), b=np.arange(3), c=torch.tensor([1., 2.]),
+        d=Path('x/y'), e=torch.bfloat16, f='ä'))
+    assert read_json(tmp_path/'a.json') == dict(a=1.5, b=[0, 1, 2], c=[1., 2.], d='x/y', e='torch.bfloat16',
+        f='ä')
 
 
 def test_json_refuses_what_it_does_not_know(tmp_path):
@@ -243,7 +251,8 @@ def test_json_absent_or_broken(tmp_path, text):
 
 def test_probe_compute():
     cpu = probe_compute('cpu')
-    assert cpu.device.type == 'cpu' and cpu.dtype in (torch.float32, torch.bfloat16) and probe_compute('cpu') == cpu
+    assert cpu.device.type == 'cpu' and cpu.dtype in (torch.float32, torch.bfloat16)
+    assert probe_compute('cpu') == cpu
     x = torch.ones(2, 2)
     with cpu.autocast(): assert (x @ x).dtype == cpu.dtype
     assert 'cpu' in cpu.name
@@ -281,13 +290,15 @@ def test_machine_record(tmp_path):
 
 def test_species_interval_of_singletons_is_the_plain_one():
     hits = np.random.default_rng(0).random(400) < .7
-    none, alone = species_interval(hits, np.array(['']*400)), species_interval(hits, np.arange(400).astype(str))
+    none = species_interval(hits, np.array(['']*400))
+    alone = species_interval(hits, np.arange(400).astype(str))
     half = 196 * np.sqrt(hits.mean() * (1 - hits.mean()) / 400)
     assert none[0] == alone[0] == round(100 * hits.mean(), 2)
     for mean, low, high in (none, alone): assert abs((high - low) / 2 - half) < 1
 
 
-@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60), st.integers(1, 12), st.booleans())
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60), st.integers(1, 12),
+    st.booleans())
 def test_calibration_error_is_the_plain_loop(answers, bins, equal_counts):
     sure, right = map(np.array, zip(*answers))
     curve = reliability(sure, right, bins, equal_counts)
@@ -297,7 +308,9 @@ def test_calibration_error_is_the_plain_loop(answers, bins, equal_counts):
     if not equal_counts: # every answer is in the bin of its confidence
         for b in range(bins):
             inside = np.minimum((sure * bins).astype(int), bins - 1) == b
-            if inside.any(): assert any(np.allclose(row, (sure[inside].mean(), right[inside].mean(), inside.sum())) for row in curve)
+            if not inside.any(): continue
+            expected = sure[inside].mean(), right[inside].mean(), inside.sum()
+            assert any(np.allclose(row, expected) for row in curve)
 
 
 def test_calibration_error_of_no_answers(): assert np.isnan(calibration_error([], []))
@@ -319,12 +332,14 @@ def test_library_imports_without_notebook_tools():
     "Every module of the package, in a process where the notebook tools cannot be imported."
     code = """
         import importlib, pkgutil, sys
-        away = set('nbdev execnb matplotlib seaborn plotly jupyter jupyterlab notebook IPython ipykernel papermill nbconvert nbformat '
-                   'nbclient tensorboard umap openTSNE pytest hypothesis piqtree jupytext ipywidgets'.split())
+        away = set('nbdev execnb matplotlib seaborn plotly jupyter jupyterlab notebook IPython ipykernel '
+                   'papermill nbconvert nbformat nbclient tensorboard umap openTSNE pytest hypothesis '
+                   'piqtree jupytext ipywidgets'.split())
         class Without: # a finder that does not see them, as where they are not installed
             def __init__(self, finder): self.finder = finder
             def __getattr__(self, name): return getattr(self.finder, name)
-            def find_spec(self, name, *args): return None if name.split('.')[0] in away else self.finder.find_spec(name, *args)
+            def find_spec(self, name, *args):
+                if name.split('.')[0] not in away: return self.finder.find_spec(name, *args)
         sys.meta_path[:] = map(Without, sys.meta_path)
         try: import pytest
         except ModuleNotFoundError: pass
@@ -342,19 +357,26 @@ def test_library_imports_without_notebook_tools():
 def test_nbdev_test_without_nbdev_says_what_to_install():
     code = "import sys; sys.modules['nbdev'] = None; from barcodemae._nbdev import nbdev_test; nbdev_test()"
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert done.returncode == 1 and "pip install 'barcodemae[notebooks]'" in done.stderr and 'Traceback' not in done.stderr
+    assert done.returncode == 1 and "pip install 'barcodemae[notebooks]'" in done.stderr
+    assert 'Traceback' not in done.stderr
 
 
 @pytest.mark.parametrize('expression, passes', [('IN_TEST', True), ('not IN_TEST', False)])
 def test_nbdev_test_runs_the_notebook_it_is_given(tmp_path, expression, passes):
-    "The command reads its arguments, runs that notebook and no other, tells it so, and fails when a cell fails."
+    "The command runs the notebook that it is given and no other, tells it so, and fails when a cell fails."
     pytest.importorskip('nbdev')
     command = Path(sys.executable).parent/'nbdev_test'
-    cells = [dict(cell_type='code', metadata={}, outputs=[], execution_count=None, id=str(i), source=source) for i, source in
-             enumerate(['from barcodemae.core import IN_TEST', f'assert {expression}', f"open({str(tmp_path/'ran')!r}, 'w').close()"])]
-    (tmp_path/'one.ipynb').write_text(json.dumps(dict(cells=cells, metadata=dict(kernelspec=dict(name='python3', language='python', display_name='python3')), nbformat=4, nbformat_minor=5)))
-    (tmp_path/'pyproject.toml').write_text('[project]\nname = "x"\n[tool.nbdev]\nnbs_path = "."\nlib_path = "x"\n')
+    sources = ['from barcodemae.core import IN_TEST', f'assert {expression}',
+        f"open({str(tmp_path/'ran')!r}, 'w')"]
+    cells = [dict(cell_type='code', metadata={}, outputs=[], execution_count=None, id=str(i), source=source)
+        for i, source in enumerate(sources)]
+    metadata = dict(kernelspec=dict(name='python3', language='python', display_name='python3'))
+    notebook = dict(cells=cells, metadata=metadata, nbformat=4, nbformat_minor=5)
+    (tmp_path/'one.ipynb').write_text(json.dumps(notebook))
+    project = '[project]\nname = "x"\n[tool.nbdev]\nnbs_path = "."\nlib_path = "x"\n'
+    (tmp_path/'pyproject.toml').write_text(project)
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
-    done = subprocess.run([command, tmp_path/'one.ipynb', '--do-print'], cwd=tmp_path, env=env, capture_output=True, text=True)
+    done = subprocess.run([command, tmp_path/'one.ipynb', '--do-print'], cwd=tmp_path, env=env,
+        capture_output=True, text=True)
     assert (done.returncode == 0) == passes == (tmp_path/'ran').exists(), done.stdout + done.stderr
     assert 'one.ipynb' in done.stdout

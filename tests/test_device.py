@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from barcodemae.compute import Compute
 from barcodemae.training.finetune import FinetuneConfig, Finetuning
-from barcodemae.evaluation.knn import GenusProbe, untrained_encoder
+from barcodemae.evaluation.knn import GenusMonitor, untrained_encoder
 from barcodemae.embedding.embed import embed
 from barcodemae.embedding.neighbours import nearest
 from barcodemae.model.cpu_layers import ByteDropout, FusedLinear
@@ -101,7 +101,7 @@ def test_embedding_and_neighbours(store, variant):
 
 @pytest.mark.filterwarnings('ignore::RuntimeWarning') # all vectors are the same
 def test_probe(store):
-    probe = GenusProbe(store, META, references=100, whiten=50)
+    probe = GenusMonitor(store, META, references=100, whiten=50)
     encoder = untrained_encoder(model_config(config()))
     with OnDevice(may_wait=True): assert set(probe(encoder)) == {'genus_1nn', 'genus_1nn_whitened'}
 

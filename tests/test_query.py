@@ -1,4 +1,5 @@
-"""Guards for barcodemae.data.query: what can be read is read, what cannot is named, memory stays small, no file breaks it."""
+"""Guards for barcodemae.data.query: what can be read is read, what cannot is named, memory stays small, no
+file breaks it."""
 import bz2, gzip, io, lzma, random, sys, tracemalloc, types, warnings
 import zipfile
 
@@ -6,19 +7,24 @@ import polars as pl, pytest
 from hypothesis import given, settings, strategies as st
 from xopen import xopen
 
-from barcodemae.data import read as data
-from barcodemae.data import query as sequences
+from barcodemae.data import files
 from barcodemae.core import InputError
-from barcodemae.data.query import FAULTS, KEPT, LONGEST, Faults, clean_sequence, read_sequences
+from barcodemae.data.faults import FAULTS, KEPT, LONGEST, Faults
+from barcodemae.data.query import clean_sequence, read_sequences
 
 rng = random.Random(0)
 COI = [''.join(rng.choices('ACGT', k=120)) for _ in range(12)]
 IDS = [f'FIN{i}' for i in range(12)]
 
 
-def fasta(ids=IDS, barcodes=COI, end='\n'): return ''.join(f'>{i} COI{end}{b[:70]}{end}{b[70:]}{end}' for i, b in zip(ids, barcodes)).encode()
-def fastq(ids=IDS, barcodes=COI, end='\n'): return ''.join(f'@{i} run{end}{b}{end}+{end}{"@I"*(len(b)//2)}{end}' for i, b in zip(ids, barcodes)).encode()
-def table(sep=',', n=12): return '\n'.join([f'processid{sep}genus{sep}dna_barcode'] + [f'{i}{sep}Aedes{sep}{b}' for i, b in zip(IDS[:n], COI)]).encode()
+def fasta(ids=IDS, barcodes=COI, end='\n'):
+    return ''.join(f'>{i} COI{end}{b[:70]}{end}{b[70:]}{end}' for i, b in zip(ids, barcodes)).encode()
+def fastq(ids=IDS, barcodes=COI, end='\n'):
+    return ''.join(f'@{i} run{end}{b}{end}+{end}{"@I"*(len(b)//2)}{end}'
+        for i, b in zip(ids, barcodes)).encode()
+def table(sep=',', n=12):
+    return '\n'.join([f'processid{sep}genus{sep}dna_barcode'] + [f'{i}{sep}Aedes{sep}{b}'
+        for i, b in zip(IDS[:n], COI)]).encode()
 
 
 def zstd(content):
@@ -54,7 +60,8 @@ def check(path, content, kind, record=None, detail=None, names=None):
 # every good file
 
 GOOD = {'fasta': fasta(), 'fastq': fastq(), 'csv': table(), 'tsv': table('\t')}
-PACKERS = {'plain': bytes, 'gzip': gzip.compress, 'bgzip': lambda c: gzip.compress(c[:500]) + gzip.compress(c[500:]), 'zstd': zstd,
+PACKERS = {'plain': bytes, 'gzip': gzip.compress,
+    'bgzip': lambda c: gzip.compress(c[:500]) + gzip.compress(c[500:]), 'zstd': zstd,
     'bzip2': bz2.compress, 'xz': lzma.compress}
 
 
@@ -79,7 +86,8 @@ def test_parquet_and_zip(tmp_path, monkeypatch):
     assert read(tmp_path/'query')[:2] == (IDS, COI)
     with zipfile.ZipFile(tmp_path/'zipped', 'w') as z: z.writestr('t.csv', table())
     assert read(tmp_path/'zipped')[:2] == (IDS, COI)
-    monkeypatch.setattr(sys, 'stdin', types.SimpleNamespace(buffer=io.BytesIO((tmp_path/'query').read_bytes())))
+    monkeypatch.setattr(sys, 'stdin',
+        types.SimpleNamespace(buffer=io.BytesIO((tmp_path/'query').read_bytes())))
     with pytest.raises(InputError, match='standard input.*name the file'): read('-')
 
 
@@ -95,51 +103,60 @@ def test_line_ends(tmp_path, kind, end):
 @pytest.mark.parametrize('size', [16, 64, 100, 1000])
 @pytest.mark.parametrize('kind', GOOD)
 def test_pieces_end_anywhere(tmp_path, monkeypatch, size, kind):
-    monkeypatch.setattr(sequences, 'SIZE', size)
+    monkeypatch.setattr(files, 'SIZE', size)
     content = GOOD[kind].replace(b'\n', b'\r\n')
     assert read(tmp_path/'q', content)[:2] == (IDS, COI)
     assert read(tmp_path/'q', gzip.compress(content))[:2] == (IDS, COI)
 
 
 def test_a_line_end_may_lie_between_pieces(monkeypatch):
-    monkeypatch.setattr(sequences, 'SIZE', 8)
+    monkeypatch.setattr(files, 'SIZE', 8)
     content = b'a\r\nbc\r\nd\re\n\r\r\nfgh\r\n\nij\r'
     for i in range(9):
         padded = b'x'*i + content
-        assert b''.join(sequences._unpacked(io.BytesIO(padded), 'q')) == '\n'.join(padded.decode().splitlines()).encode() + b'\n'
+        found = files._plain_ends(files._unpacked(io.BytesIO(padded), 'q'))
+        assert b''.join(found).decode() == '\n'.join(padded.decode().splitlines()) + '\n'
 
 
-@given(st.text('ACGTNRYSWKMBDHV', max_size=130), st.integers(1, 12), st.randoms(use_true_random=False), st.sampled_from(['', '*', '**\n']))
+@given(st.text('ACGTNRYSWKMBDHV', max_size=130), st.integers(1, 12), st.randoms(use_true_random=False),
+    st.sampled_from(['', '*', '**\n']))
 @settings(max_examples=200)
 def test_one_sequence(letters, times, rng, end):
     "Against the rules, letter by letter."
-    ways = (str, str.lower, '{}-'.format, '.{}'.format, '{}\r\n'.format, ' {}'.format, lambda c: c.replace('T', 'U'), lambda c: c.lower().replace('t', 'u'))
+    ways = (str, str.lower, '{}-'.format, '.{}'.format, '{}\r\n'.format, ' {}'.format,
+        lambda c: c.replace('T', 'U'), lambda c: c.lower().replace('t', 'u'))
     letters = (letters or 'A')*times
     raw = ''.join(rng.choice(ways)(c) for c in letters) + end
     seen = [c for c in raw.upper().replace('U', 'T') if c not in ' \r\n*'] # a gap is a base that is not known
     plain = ''.join(c if c in 'ACGT' else 'N' for c in seen).strip('N')
     barcode, kind, _ = clean_sequence(raw.encode())
-    expected = 'too long' if len(plain) > LONGEST else 'too short' if len(plain) - plain.count('N') < 60 else None
+    short = len(plain) - plain.count('N') < 60
+    expected = 'too long' if len(plain) > LONGEST else 'too short' if short else None
     assert (barcode, kind) == ('' if expected else plain, expected)
 
 
 def test_bounds():
     kinds = {n: clean_sequence(b'N'*500 + b'A'*n)[1] for n in (0, 59, 60, 660, 661, 25_000, 25_001)}
-    assert kinds == {0: 'too short', 59: 'too short', 60: None, 660: None, 661: None, 25_000: None, 25_001: 'too long'}
+    assert kinds == {0: 'too short', 59: 'too short', 60: None, 660: None, 661: None, 25_000: None,
+        25_001: 'too long'}
     assert len(clean_sequence(b'A'*900)[0]) == 900
     for c in range(256): # every other letter is told
         kind = clean_sequence(b'A'*80 + bytes([c]) + b'A')[1]
-        assert kind == (None if chr(c) in 'ACGTUNRYSWKMBDHVacgtunryswkmbdhv-. \t\n\r\v\f' else 'binary data' if c < 32 or c == 127 else
+        assert kind == (None if chr(c) in 'ACGTUNRYSWKMBDHVacgtunryswkmbdhv-. \t\n\r\v\f' else 'binary data'
+            if c < 32 or c == 127 else
             'not ASCII' if c > 127 else 'not DNA')
 
 
 # faults
 
-def replaced(old, new, content=None): return (fasta() if content is None else content).replace(old.encode() if isinstance(old, str) else old, new)
+def replaced(old, new, content=None):
+    content = fasta() if content is None else content
+    return content.replace(old.encode() if isinstance(old, str) else old, new)
 def body(i): return f'{COI[i][:70]}\n{COI[i][70:]}\n'
 
 RECORDS = {
-    'protein': (replaced(body(3), b'MFINRWLFSTNHKDIGTLYLIFGAWAGMVGTSLSLLIRAELGHPGSLIGDDQIYNVIV*\n'), 'not DNA', 'record 4 (FIN3)', 'EFILPQ'),
+    'protein': (replaced(body(3), b'MFINRWLFSTNHKDIGTLYLIFGAWAGMVGTSLSLLIRAELGHPGSLIGDDQIYNVIV*\n'),
+        'not DNA', 'record 4 (FIN3)', 'EFILPQ'),
     'stop inside': (replaced(body(3), COI[0].encode() + b'*ACGT\n'), 'not DNA', 'record 4 (FIN3)', '*'),
     'empty': (replaced(body(3), b''), 'empty record', 'record 4 (FIN3)'),
     'only gaps': (replaced(body(3), b'---\n...\n'), 'empty record', 'record 4 (FIN3)'),
@@ -147,27 +164,42 @@ RECORDS = {
     'genome': (replaced(body(3), b'ACGT'*7000 + b'\n'), 'too long', 'record 4 (FIN3)', '28,000'),
     'chromosome': (replaced(body(3), b'ACGTACGTAC\n'*200_000), 'too long', 'record 4 (FIN3)', 'about 2,'),
     'fragment': (replaced(body(3), b'ACGTACGTAC'*4 + b'\n'), 'too short', 'record 4 (FIN3)', '40 bases'),
-    'mostly N': (replaced(body(3), b'ACGTA' + b'N'*600 + b'ACGTA\n'), 'too short', 'record 4 (FIN3)', '10 bases'),
-    'no-break space': (replaced(body(3), COI[3].encode() + '\xa0\n'.encode()), 'not ASCII', 'record 4 (FIN3)', 'xa0'),
+    'mostly N': (replaced(body(3), b'ACGTA' + b'N'*600 + b'ACGTA\n'), 'too short', 'record 4 (FIN3)',
+        '10 bases'),
+    'no-break space': (replaced(body(3), COI[3].encode() + '\xa0\n'.encode()), 'not ASCII', 'record 4 (FIN3)',
+        'xa0'),
     'Latin-1': (replaced(body(3), COI[3].encode() + b'\xe9\n'), 'not ASCII', 'record 4 (FIN3)', 'xe9'),
-    'junk': (replaced(body(3), COI[3].encode() + bytes(range(256)).replace(b'>', b'') + b'\n'), 'binary data', 'record 4 (FIN3)'),
-    'junk in the id': (replaced('>FIN3 ', b'>FIN3\0\1 '), 'binary data', 'record 4 (FIN3??)', None, [*IDS[:3], *IDS[4:]]),
+    'junk': (replaced(body(3), COI[3].encode() + bytes(range(256)).replace(b'>', b'') + b'\n'), 'binary data',
+        'record 4 (FIN3)'),
+    'junk in the id': (replaced('>FIN3 ', b'>FIN3\0\1 '), 'binary data', 'record 4 (FIN3??)', None,
+        [*IDS[:3], *IDS[4:]]),
     'no id': (replaced('>FIN3 COI', b'>'), 'no id', 'record 4', None, [*IDS[:3], *IDS[4:]]),
     'repeated': (replaced('>FIN3 ', b'>FIN1 '), 'repeated id', 'FIN1', None, [*IDS[:3], 'FIN1', *IDS[4:]]),
-    'umlaut': (replaced('>FIN3 ', '>Fü3 '.encode()), 'odd id', 'record 4 (Fü3)', None, [*IDS[:3], 'Fü3', *IDS[4:]]),
-    'Latin-1 umlaut': (replaced('>FIN3 ', b'>F\xfc3 '), 'odd id', 'record 4 (Fü3)', None, [*IDS[:3], 'Fü3', *IDS[4:]]),
-    'endless id': (replaced('>FIN3 ', b'>' + b'F'*5000 + b' '), 'odd id', 'record 4 (FFFF', None, [*IDS[:3], 'F'*1000, *IDS[4:]]),
+    'umlaut': (replaced('>FIN3 ', '>Fü3 '.encode()), 'odd id', 'record 4 (Fü3)', None,
+        [*IDS[:3], 'Fü3', *IDS[4:]]),
+    'Latin-1 umlaut': (replaced('>FIN3 ', b'>F\xfc3 '), 'odd id', 'record 4 (Fü3)', None,
+        [*IDS[:3], 'Fü3', *IDS[4:]]),
+    'endless id': (replaced('>FIN3 ', b'>' + b'F'*5000 + b' '), 'odd id', 'record 4 (FFFF', None,
+        [*IDS[:3], 'F'*1000, *IDS[4:]]),
     'text before': (b'Dear all,\nhere they are:\n' + fasta(), 'text before the first record', 'Dear all'),
-    'quality length': (replaced(fastq(IDS[3:4], COI[3:4]), f'@FIN3\n{COI[3]}\n+\nIII\n'.encode(), fastq()), 'quality length', 'record 4 (FIN3)', '3 qualities, 120 bases'),
-    'quality begins with @': (replaced(fastq(IDS[3:4], COI[3:4]), f'@FIN3\n{COI[3]}\n+\n@II\n'.encode(), fastq()), 'quality length', 'record 4 (FIN3)'),
-    'no quality line': (replaced(fastq(IDS[3:4], COI[3:4]), f'@FIN3\n{COI[3]}\n+\n'.encode(), fastq()), 'quality length', 'record 4 (FIN3)'),
+    'quality length': (replaced(fastq(IDS[3:4], COI[3:4]), f'@FIN3\n{COI[3]}\n+\nIII\n'.encode(), fastq()),
+        'quality length', 'record 4 (FIN3)', '3 qualities, 120 bases'),
+    'quality begins with @': (replaced(fastq(IDS[3:4], COI[3:4]), f'@FIN3\n{COI[3]}\n+\n@II\n'.encode(),
+        fastq()), 'quality length', 'record 4 (FIN3)'),
+    'no quality line': (replaced(fastq(IDS[3:4], COI[3:4]), f'@FIN3\n{COI[3]}\n+\n'.encode(), fastq()),
+        'quality length', 'record 4 (FIN3)'),
     'last quality': (fastq()[:-10], 'quality length', 'record 12 (FIN11)'),
-    'FASTQ in lines': (replaced(fastq(IDS[3:4], COI[3:4]), f'@FIN3\n{COI[3][:60]}\n{COI[3][60:]}\n+\n{"I"*60}\n{"I"*60}\n'.encode(), fastq()), 'broken FASTQ', 'record 4 (FIN3)'),
-    'empty FASTQ record': (replaced(fastq(IDS[3:4], COI[3:4]), b'@FIN3\n\n+\n\n', fastq()), 'empty record', 'record 4 (FIN3)'),
-    'FASTQ without id': (replaced('@FIN3 run', b'@', fastq()), 'no id', 'record 4', None, [*IDS[:3], *IDS[4:]]),
+    'FASTQ in lines': (replaced(fastq(IDS[3:4], COI[3:4]),
+        f'@FIN3\n{COI[3][:60]}\n{COI[3][60:]}\n+\n{"I"*60}\n{"I"*60}\n'.encode(), fastq()), 'broken FASTQ',
+        'record 4 (FIN3)'),
+    'empty FASTQ record': (replaced(fastq(IDS[3:4], COI[3:4]), b'@FIN3\n\n+\n\n', fastq()), 'empty record',
+        'record 4 (FIN3)'),
+    'FASTQ without id': (replaced('@FIN3 run', b'@', fastq()), 'no id', 'record 4', None,
+        [*IDS[:3], *IDS[4:]]),
     'protein in a table': (replaced(COI[3], b'MFINRWLFSTNHKDIG', table()), 'not DNA', 'record 4 (FIN3)'),
     'row without id': (replaced('FIN3,', b',', table()), 'no id', 'record 4', None, [*IDS[:3], *IDS[4:]]),
-    'row with a stray comma': (replaced('FIN3,Aedes', b'FIN3,Oulu, Finland', table()), 'not DNA', 'record 4 (FIN3)'),
+    'row with a stray comma': (replaced('FIN3,Aedes', b'FIN3,Oulu, Finland', table()), 'not DNA',
+        'record 4 (FIN3)'),
     'row without barcode': (replaced(COI[3], b'None', table()), 'empty record', 'record 4 (FIN3)'),
     'empty file': (b'', 'empty file', None, None, []),
     'blank file': (b'\xef\xbb\xbf \r\n\r\n', 'empty file', None, None, []),
@@ -188,7 +220,8 @@ def test_faults(tmp_path, case):
 
 
 def test_every_kind_is_tried():
-    assert {case[1] for case in RECORDS.values()} | {'damaged file'} == set(FAULTS) and set(KEPT) < set(FAULTS)
+    assert {case[1] for case in RECORDS.values()} | {'damaged file'} == set(FAULTS)
+    assert set(KEPT) < set(FAULTS)
 
 
 def test_gaps_in_a_table_are_no_fault(tmp_path):
@@ -203,15 +236,19 @@ def test_gaps_in_a_table_are_no_fault(tmp_path):
 def test_all_before_the_cut(tmp_path, packer, kind):
     "What an unpacker in smallest steps has of the file, whole records of it; and not one more."
     ids, barcodes = [f'M{i}' for i in range(3000)], [''.join(rng.choices('ACGT', k=300)) for _ in range(3000)]
-    content = {'fasta': fasta(ids, barcodes), 'fastq': fastq(ids, barcodes), 'csv': b'processid,dna_barcode\n' + b''.join(f'{i},{b}\n'.encode() for i, b in zip(ids, barcodes))}[kind]
+    content = {'fasta': fasta(ids, barcodes), 'fastq': fastq(ids, barcodes),
+        'csv': b'processid,dna_barcode\n' + b''.join(f'{i},{b}\n'.encode()
+        for i, b in zip(ids, barcodes))}[kind]
     packed = PACKERS[packer](content)
     for cut in (len(packed)//3, len(packed)//2, len(packed) - 5):
         names, found, faults = read(tmp_path/'q', packed[:cut])
-        assert faults.counts == {'truncated file': 1} and (names, found) == (ids[:len(names)], barcodes[:len(names)])
+        assert faults.counts == {'truncated file': 1}
+        assert (names, found) == (ids[:len(names)], barcodes[:len(names)])
         assert f'after record {len(names)} ({names[-1]})' == faults.first['truncated file'][0][1]
         if packer == 'gzip':
             unpacked = content[:unpacked_by_hand(packed[:cut])]
-            whole = {'fasta': unpacked.count(b'>') - 1, 'fastq': unpacked.count(b'\n')//4, 'csv': unpacked.count(b'\n') - 1}[kind]
+            whole = {'fasta': unpacked.count(b'>') - 1, 'fastq': unpacked.count(b'\n')//4,
+                'csv': unpacked.count(b'\n') - 1}[kind]
             assert len(names) == whole > 500
 
 
@@ -225,23 +262,26 @@ def test_damaged_in_the_middle(tmp_path):
     content = gzip.compress(fasta([f'M{i}' for i in range(3000)], COI*250), 1)
     middle = len(content)//2
     names, _, faults = read(tmp_path/'q', content[:middle] + b'\xff'*64 + content[middle:])
-    assert set(faults.counts) & {'damaged file', 'truncated file'} and names[:100] == [f'M{i}' for i in range(100)]
+    assert set(faults.counts) & {'damaged file', 'truncated file'}
+    assert names[:100] == [f'M{i}' for i in range(100)]
     names, _, faults = read(tmp_path/'q', gzip.compress(fasta()) + b'not packed')
     assert faults.counts == {'damaged file': 1} and names == IDS[:-1]
 
 
 # what cannot go on
 
-def test_errors_name_file_and_mend(tmp_path, monkeypatch):
+def test_errors_name_file_and_fix(tmp_path, monkeypatch):
     def told(path, content=None):
         with pytest.raises(InputError) as e: read(path, content)
         assert e.value.file and e.value.fix
         return str(e.value)
-    assert 'no such file' in told(tmp_path/'absent.fasta') and 'folder' in told(tmp_path) and 'no such file' in told(tmp_path/'absent/x')
+    assert 'no such file' in told(tmp_path/'absent.fasta') and 'folder' in told(tmp_path)
+    assert 'no such file' in told(tmp_path/'absent/x')
     assert 'cannot be opened' in told('a\0b') and 'cannot be opened' in told('~nobody-here/x.fasta')
     assert 'columns found are id, seq' in told(tmp_path/'q', b'id,seq\nFIN1,ACGT\n')
     assert 'neither FASTA nor FASTQ nor a table' in told(tmp_path/'q', COI[0].encode())
-    assert 'cannot be read' in told(tmp_path/'q', b'PK\x03\x04 no zip') and 'cannot be read' in told(tmp_path/'q', b'PAR1 no parquet')
+    assert 'cannot be read' in told(tmp_path/'q', b'PK\x03\x04 no zip')
+    assert 'cannot be read' in told(tmp_path/'q', b'PAR1 no parquet')
     def denied(*_): raise PermissionError(13, 'Permission denied')
     monkeypatch.setattr('builtins.open', denied)
     assert 'may not be read' in told(tmp_path/'q')
@@ -273,7 +313,8 @@ def test_batches_and_skip(tmp_path, batch, skip):
 def test_repeats_far_apart(tmp_path):
     ids = [f'M{i}' for i in range(9000)]
     names, _, faults = read(tmp_path/'q', fasta([*ids, 'M5', 'M8999', 'M9000'], COI*751), batch=64)
-    assert faults.counts == {'repeated id': 2} and [r for _, r, _ in faults.first['repeated id']] == ['M5', 'M8999'] and len(names) == 9003
+    assert faults.counts == {'repeated id': 2}
+    assert [r for _, r, _ in faults.first['repeated id']] == ['M5', 'M8999'] and len(names) == 9003
     assert read(tmp_path/'q', batch=64, skip=8990)[0] == names[8990:]
 
 
@@ -302,7 +343,8 @@ def test_one_report_for_several_files(tmp_path):
         (tmp_path/name).write_bytes(b''.join(b'>F%d\nACGT\n' % i for i in range(5)))
         list(read_sequences(tmp_path/name, faults))
     assert faults.counts == {'too short': 10} and len(faults.first['too short']) == 3
-    assert f'{tmp_path/"a"}: record 1 (F0): 4 bases' in faults.report() or faults.report().count('record 1 (F0)') == 1
+    report = faults.report()
+    assert f'{tmp_path/"a"}: record 1 (F0): 4 bases' in report or report.count('record 1 (F0)') == 1
 
 
 # memory
@@ -360,16 +402,18 @@ def mutated(content, rng):
             case 3: del out[i:]
             case 4: out[i:i] = rng.randbytes(n)
             case 5: out[i:i] = out[i:i + n]
-            case 6: out[i:i] = rng.choice((b'>', b'@', b'\n', b'\r', b'\n>', b'+', b'"', b',', b'\0', b'\xef\xbb\xbf', b'*', b'\n@x\nACGT\n+\n', b'\xff'*4))
+            case 6: out[i:i] = rng.choice((b'>', b'@', b'\n', b'\r', b'\n>', b'+', b'"', b',', b'\0',
+                b'\xef\xbb\xbf', b'*', b'\n@x\nACGT\n+\n', b'\xff'*4))
     return bytes(out)
 
 
 def test_no_file_breaks_it(tmp_path, monkeypatch):
     "10,000 mutated files give barcodes, faults or `InputError`, and nothing else."
-    monkeypatch.setattr(sequences, 'SIZE', 1024) # several pieces a file
+    monkeypatch.setattr(files, 'SIZE', 1024) # several pieces a file
     rng, path = random.Random(0), tmp_path/'q'
     seeds = [p(c) for p in (bytes, gzip.compress, zstd) for c in (fasta(IDS[:6]), fastq(IDS[:6]), table(n=6))]
-    seeds += [fasta(), fastq(), gzip.compress(fasta()), zstd(fastq()), bz2.compress(fasta()), lzma.compress(fastq())]*2 # fewer tables: they take longest
+    seeds += [fasta(), fastq(), gzip.compress(fasta()), zstd(fastq()), bz2.compress(fasta()),
+        lzma.compress(fastq())]*2 # fewer tables: they take longest
     outcomes = {'clean': 0, 'faults': 0, 'InputError': 0}
     kinds, barcodes = set(), 0
     for i in range(10_000):
@@ -378,7 +422,8 @@ def test_no_file_breaks_it(tmp_path, monkeypatch):
         try:
             for names, found in read_sequences(path, faults):
                 assert all(n and n.isprintable() for n in names)
-                assert all(60 <= len(b) <= LONGEST and not b.strip('ACGTN') and b == b.strip('N') for b in found)
+                assert all(60 <= len(b) <= LONGEST and not b.strip('ACGTN') and b == b.strip('N')
+                    for b in found)
                 barcodes += len(found)
             outcomes['faults' if faults.counts else 'clean'] += 1
         except InputError as e:

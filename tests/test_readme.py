@@ -75,7 +75,7 @@ def test_pages_show_the_sentence_too(project):
 
 def text_of(nb):
     "The text of all outputs, without addresses of objects."
-    parts = [[o.get('text', ''), *(v for k, v in o.get('data', {}).items() if k.startswith('text/'))]
+    parts = [[o.get('text', ''), *(v for k, v in sorted(o.get('data', {}).items()) if k.startswith('text/'))]
              for c in nb.cells if c.cell_type == 'code' for o in c.outputs]
     return [re.sub(' at 0x[0-9a-f]+', '', text) for texts in parts for text in texts]
 

@@ -9,22 +9,27 @@ from barcodemae.evaluation.report import accuracy_row, kept_runs, table
 
 def results(accuracy, **more):
     row = dict(rank='genus', k=1, query='test_unseen', n=100, low=accuracy - 2, high=accuracy + 2)
-    knn = [dict(row, method='model', accuracy=accuracy), dict(row, method='untrained', accuracy=30., low=28., high=32.), dict(row, method='model', k=5, accuracy=1.)]
-    return dict(dataset='d', simulated=True, variant='mae', seed=0, barcodes_seen=10, seconds_training=60, machine=dict(cpu='c', cores=2, more='x'),
-                knn=knn, readings=[dict(row, layer=0, accuracy=3.)], **more)
+    knn = [dict(row, method='model', accuracy=accuracy), dict(row, method='model', k=5, accuracy=1.),
+           dict(row, method='untrained', accuracy=30., low=28., high=32.)]
+    return dict(dataset='d', simulated=True, variant='mae', seed=0, barcodes_seen=10, seconds_training=60,
+                machine=dict(cpu='c', cores=2, more='x'), knn=knn,
+                readings=[dict(row, layer=0, accuracy=3.)], **more)
 
 
 def test_runs_that_are_there_update_those_that_are_kept(tmp_path):
     kept, folders = tmp_path/'kept.json', {name: tmp_path/name for name in 'abc'}
     with pytest.raises(InputError, match='none of the'): kept_runs(kept, folders)
     assert not kept.exists()
-    for name, accuracy in (('b', 40.), ('a', 50.)): write_json(tmp_path/name/'results.json', results(accuracy))
+    write_json(tmp_path/'b/results.json', results(40.))
+    write_json(tmp_path/'a/results.json', results(50.))
     both = kept_runs(kept, folders)
-    assert list(both) == ['a', 'b'] and len(both['a']['knn']) == 2 and both['a']['cpu'] == 'c' and 'machine' not in both['a']
+    assert list(both) == ['a', 'b'] and len(both['a']['knn']) == 2
+    assert both['a']['cpu'] == 'c' and 'machine' not in both['a']
     (tmp_path/'a/results.json').unlink()
     write_json(tmp_path/'b/results.json', results(45.))
     again = kept_runs(kept, folders)
-    assert again['a'] == both['a'] and accuracy_row(again['b'])['accuracy'] == 45 and [r['name'] for r in json.loads(kept.read_text())] == ['a', 'b']
+    assert again['a'] == both['a'] and accuracy_row(again['b'])['accuracy'] == 45
+    assert [r['name'] for r in json.loads(kept.read_text())] == ['a', 'b']
     assert list(kept_runs(kept, {'b': tmp_path/'b'})) == ['b']
 
 
@@ -33,12 +38,13 @@ def test_a_row_that_is_missing():
     assert '40.0 [38.0, 42.0]' in table(results(40.)) and table(results(40.), 'species').count('\n') == 0
 
 
-@pytest.mark.parametrize('accuracy, said', [(40., 'is above'), (10., 'is below'), (31., 'not told apart')])
+@pytest.mark.parametrize('accuracy, said', [(40., 'is above'), (10., 'is below'), (31., 'overlap')])
 def test_command(tmp_path, accuracy, said):
     write_json(tmp_path/'results.json', results(accuracy))
-    done = subprocess.run([sys.executable, '-m', 'barcodemae.evaluation.report', str(tmp_path)], capture_output=True, text=True)
+    command = [sys.executable, '-m', 'barcodemae.evaluation.report']
+    done = subprocess.run([*command, tmp_path], capture_output=True, text=True)
     assert done.returncode == 0 and said in done.stdout and 'simulated' in done.stdout
-    done = subprocess.run([sys.executable, '-m', 'barcodemae.evaluation.report', str(tmp_path/'nothing')], capture_output=True, text=True)
+    done = subprocess.run([*command, tmp_path/'nothing'], capture_output=True, text=True)
     assert done.returncode and 'Fix' in done.stderr and 'Traceback' not in done.stderr
 
 

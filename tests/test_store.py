@@ -22,7 +22,8 @@ def barcode(i, n=200): return ''.join(np.random.default_rng(i).choice(list('ACGT
 @pytest.fixture
 def source(tmp_path):
     "A table with a repeat, a missing barcode and partitions."
-    rows = [(f'P{i}', 'Aedes' if i % 2 else '', 'train' if i < 6 else 'test_unseen', f'BOLD:A{i}', barcode(i % 9)) for i in range(10)]
+    rows = [(f'P{i}', 'Aedes' if i % 2 else '', 'train' if i < 6 else 'test_unseen', f'BOLD:A{i}',
+        barcode(i % 9)) for i in range(10)]
     rows.append(('P10', 'Culex', 'train', '', 'no_data'))
     path = tmp_path/'moths.csv'
     path.write_text('processid,genus,split,dna_bin,dna_barcode\n' + ''.join(','.join(r) + '\n' for r in rows))
@@ -61,8 +62,10 @@ def test_store_holds_what_was_read(source, tmp_path):
     assert s.rows('test_unseen').tolist() == [6, 7, 8] and s.rows('test_unseen').dtype == np.int64
     assert s.rows().tolist() == s.rows('train', 'test_unseen').tolist() == list(range(9))
     assert s.labels('genus', [0, 1]).tolist() == ['', 'Aedes'] and s.labels('genus').shape == (9,)
-    assert s.labels('family', [0]).tolist() == [''] and s.labels('dna_bin', s.rows('train')).tolist()[0] == 'BOLD:A0'
-    assert s.table['processid'].to_list() == [f'P{i}' for i in range(9)] and 'dna_barcode' not in s.table.columns
+    assert s.labels('family', [0]).tolist() == ['']
+    assert s.labels('dna_bin', s.rows('train')).tolist()[0] == 'BOLD:A0'
+    assert s.table['processid'].to_list() == [f'P{i}' for i in range(9)]
+    assert 'dna_barcode' not in s.table.columns
     assert s.labels('genus', []).shape == (0,) and s.sequences([]) == []
 
 
@@ -76,7 +79,8 @@ def test_missing_partition_and_column(source, tmp_path):
 def test_missing_partition():
     need_splits(['train', 'test'], ['train'])
     with pytest.raises(InputError) as e: need_splits({'train': 3}, ['train', 'test_unseen'], file='moths.csv')
-    assert e.value.file == 'moths.csv' and 'test_unseen' in e.value.message and 'train' in e.value.message and e.value.fix
+    assert e.value.file == 'moths.csv' and 'test_unseen' in e.value.message and 'train' in e.value.message
+    assert e.value.fix
 
 
 def test_simulated_is_told_by_the_bin(tmp_path):
@@ -86,9 +90,11 @@ def test_simulated_is_told_by_the_bin(tmp_path):
 
 def test_many_frames_are_one(tmp_path, monkeypatch):
     monkeypatch.setattr('barcodemae.data.read.BLOCK', 1000)
-    (tmp_path/'t.csv').write_text('processid,genus,dna_barcode\n' + ''.join(f'P{i},G{i},{barcode(i)}\n' for i in range(50)))
+    (tmp_path/'t.csv').write_text('processid,genus,dna_barcode\n' + ''.join(f'P{i},G{i},{barcode(i)}\n'
+        for i in range(50)))
     s = prepare(tmp_path/'t.csv', tmp_path/'s')
-    assert s.sequences(range(50)) == [barcode(i) for i in range(50)] and s.labels('genus').tolist() == [f'G{i}' for i in range(50)]
+    assert s.sequences(range(50)) == [barcode(i) for i in range(50)]
+    assert s.labels('genus').tolist() == [f'G{i}' for i in range(50)]
 
 
 def test_opens_at_once(source, tmp_path):
@@ -116,7 +122,8 @@ def broken(source, text):
     source.write_text(source.read_text() + text)
     return source
 
-@pytest.mark.parametrize('text, record', [('P1,Aedes,train,,' + barcode(50) + '\n', 'P1'), ('COX1,,train,,MFINRWLFSTNHKDIG\n', 'COX1')])
+@pytest.mark.parametrize('text, record', [('P1,Aedes,train,,' + barcode(50) + '\n', 'P1'),
+    ('COX1,,train,,MFINRWLFSTNHKDIG\n', 'COX1')])
 def test_bad_data_leaves_nothing(source, tmp_path, text, record):
     with pytest.raises(InputError) as e: prepare(broken(source, text), tmp_path/'out'/'s')
     assert e.value.file == source and e.value.record == record and e.value.fix
@@ -128,7 +135,8 @@ def test_old_store_survives(source, tmp_path, monkeypatch, error):
     old = prepare(source, tmp_path/'s')
     def fails(bases): raise error
     monkeypatch.setattr(store_module, 'pack', fails)
-    with pytest.raises(InputError if isinstance(error, OSError) else KeyboardInterrupt) as e: prepare(source, tmp_path/'s')
+    with pytest.raises(InputError if isinstance(error, OSError) else KeyboardInterrupt) as e: prepare(source,
+        tmp_path/'s')
     if isinstance(error, OSError): assert 'no space left' in str(e.value) and e.value.fix
     assert BarcodeStore(tmp_path/'s').sequences([3]) == old.sequences([3])
 
@@ -159,10 +167,12 @@ store.pack = slow
 print(len(store.load_dataset(sys.argv[1])), flush=True)
 """
 
-def start(source, seconds): return subprocess.Popen([sys.executable, '-c', SLOW, str(source), str(seconds)], stdout=subprocess.PIPE, text=True)
+def start(source, seconds):
+    return subprocess.Popen([sys.executable, '-c', SLOW, str(source), str(seconds)], stdout=subprocess.PIPE,
+        text=True)
 
 def test_killed_then_two_at_once(source, tmp_path):
-    "kill -9 while writing leaves no store; two processes that want the same store write it once and both get it."
+    "kill -9 while writing leaves no store; two processes that want the same store write it once."
     killed = start(source, 60)
     others = []
     try:
@@ -176,7 +186,8 @@ def test_killed_then_two_at_once(source, tmp_path):
     finally:
         for p in [killed, *others]: p.kill()
     assert sorted(said) == ['9\n', 'writing\n9\n']
-    assert len([p for p in stores.iterdir() if not p.name.startswith('.')]) == 1 and len(load_dataset(source)) == 9
+    assert len([p for p in stores.iterdir() if not p.name.startswith('.')]) == 1
+    assert len(load_dataset(source)) == 9
 
 
 def test_too_wide(source):
@@ -187,12 +198,13 @@ LIGHT = """
 import sys
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.partition('.')[0] in ('polars', 'dnaio', 'xopen', 'fastcluster', 'edlib', 'nbdev', 'IPython', 'papermill', 'matplotlib', 'seaborn'):
+        if name.partition('.')[0] in ('polars', 'xopen', 'fastcluster', 'edlib', 'nbdev', 'IPython',
+                'papermill', 'matplotlib', 'seaborn'):
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
 import numpy as np, torch
 from barcodemae.compute import Compute
-from barcodemae.evaluation.knn import GenusProbe
+from barcodemae.evaluation.knn import GenusMonitor
 from barcodemae.embedding.embed import embed
 from barcodemae.embedding.neighbours import nearest
 from barcodemae.training.config import make_config
@@ -204,13 +216,13 @@ config = make_config('demo', steps=2, aligned=True, hidden_size=32)
 trainer = Trainer(Pretraining(config, store), compute, 2)
 trainer.step(0)
 trainer.objective.validate(trainer)
-x = embed(trainer.encoder, store.bases[:50], store.labels('processid'), compute=compute)
+x = embed(trainer.encoder, store.bases[:50], compute=compute)
 assert (nearest(x, x)[0][:, 0] == np.arange(50)).mean() > .9 and set(store.labels('genus', store.rows('train'))) and store.rows('pretrain').size
-assert GenusProbe(store, compute, references=50, whiten=40)(trainer.encoder)
+assert GenusMonitor(store, compute, references=50, whiten=40)(trainer.encoder)
 """
 
 def test_training_and_neighbours_need_no_reader_of_tables(tmp_path):
-    "A store, once made, is used on a machine that has PyTorch, transformers and scikit-learn but nothing to read tables with."
+    "A store, once made, is used where there is PyTorch and scikit-learn but no reader of tables."
     store = prepare(load_settings().datasets['demo'], tmp_path/'s', name='copied')
     assert BarcodeStore(tmp_path/'s').name == 'copied' and store.meta['published'] is None
     done = subprocess.run([sys.executable, '-c', LIGHT, str(tmp_path/'s')], capture_output=True, text=True)
@@ -223,7 +235,8 @@ def test_store_of_an_older_version(source, tmp_path):
     before = {c: s.labels(c).tolist() for c in ('genus', 'split', 'processid', 'coord-lat')}
     shutil.rmtree(tmp_path/'s'/'labels')
     old = BarcodeStore(tmp_path/'s')
-    assert {c: old.labels(c).tolist() for c in before} == before and old.rows('test_unseen').tolist() == s.rows('test_unseen').tolist()
+    assert {c: old.labels(c).tolist() for c in before} == before
+    assert old.rows('test_unseen').tolist() == s.rows('test_unseen').tolist()
 
 
 def cut(path): path.write_bytes(path.read_bytes()[:-4])

@@ -6,10 +6,11 @@ import sys, time, warnings
 from pathlib import Path
 import numpy as np
 import barcodemae
-from barcodemae.core import read_json
-from barcodemae.evaluation.report import accuracy_row, table, verdict, with_interval
+from barcodemae.evaluation.report import accuracy_row, with_interval
+from barcodemae.training.commands import report
 
 SHOWN = 3 # barcodes of seen species, and of unseen ones
+WIDTHS = (13, 10, 9, 18, 18, 28, 7)
 
 
 def title(text): print(f'\n{text}\n{"-" * len(text)}')
@@ -17,14 +18,13 @@ def title(text): print(f'\n{text}\n{"-" * len(text)}')
 
 def learned(run):
     "The trained encoder beside its controls, and who wins."
-    r = read_json(run/'results.json')
+    r = report(run)
     title('1. What was trained')
-    print(f"{r['variant']} on {r['dataset']} (simulated barcodes), {r['barcodes_seen']:,} barcodes seen in "
-          f"{r['seconds_training'] / 60:.1f} min\n{table(r)}\n{verdict(r)}")
+    print(r)
     rows = {m: accuracy_row(r, m) for m in dict.fromkeys(row['method'] for row in r['knn'])}
     ahead = [m for m in rows if rows[m]['accuracy'] > rows['model']['accuracy']]
     if ahead: print('Ahead of it all the same: ' + ', '.join(f'{m} {with_interval(rows[m])}' for m in ahead)
-                    + '. Pretraining pays with millions of barcodes, not with minutes.')
+                    + '. The paper pretrains on millions of barcodes.')
 
 
 def named(run):
@@ -42,7 +42,8 @@ def named(run):
         print(f'{len(rows)} barcodes {kind}: {rank} {right:.1f} % right, {new:.1f} % called new')
         columns = ('query', 'identity', 'novel', 'genus', 'genus_confidence', 'taxon', 'rank')
         for row in [columns, *hits.select(columns)[np.linspace(0, len(hits) - 1, SHOWN).astype(int)].rows()]:
-            print('  ' + ''.join(f'{"" if value is None else value!s:<19}' for value in row))
+            cells = ('' if value is None else str(value) for value in row)
+            print('  ' + ''.join(f'{cell:<{width}}' for cell, width in zip(cells, WIDTHS)))
     print(f'({time.time() - start:.0f} s; the confidence was fitted on these references)')
     return query, reference
 

@@ -125,7 +125,7 @@ def smoke(part):
     with part.finding('embedding'):
         encoder = untrained_encoder(model_config(make_config('demo', hidden_size=64, layers=2)))
         places = (exact, low, Compute(cpu, torch.float32))
-        same, half, here = (unit(embed(encoder, bases, compute=c, quiet=True)) for c in places)
+        same, half, here = (unit(embed(encoder, bases, compute=c, desc=None)) for c in places)
         def off(x): return 1 - (x * here).sum(1).min()
         check('embedding as on the CPU: 1 - cosine', off(same), 1e-5)
         check('embedding in bf16: 1 - cosine', off(half), 1e-3)
@@ -200,7 +200,7 @@ def embedding_rows(part, name, top):
     gflop = embedding_gflop(config.layers, config.hidden_size, WIDTH // config.k)
     for batch in part.size((512, 1024, 4096), (64,)):
         if part.left < 10: return
-        def work(i): embed(encoder, bases, batch_size=batch, compute=part.compute, quiet=True)
+        def work(i): embed(encoder, bases, batch_size=batch, compute=part.compute, desc=None)
         pace = len(bases) / seconds_of(work, 2, part.compute.device)
         row = dict(shape=name, gflop=gflop, batch=batch, barcodes_per_second=pace,
                    share_of_peak=pace * gflop / top)

@@ -4,7 +4,7 @@ import numpy as np
 from gpu_kit import save_shards
 from gpu_checks import metrics, seconds_of
 from barcodemae.model.sequence import load_encoder
-from barcodemae.evaluation.knn import GenusProbe, untrained_encoder
+from barcodemae.evaluation.knn import GenusMonitor, untrained_encoder
 from barcodemae.embedding.embed import embed, whitening
 from barcodemae.embedding.neighbours import nearest
 from barcodemae.model.mae import VARIANTS
@@ -63,7 +63,7 @@ def full_run(part, name, config):
     folder, few = part.work/name, part.size((), (300, 100))
     labelled = {'train', 'val_unseen'} <= set(part.store.splits) # else the loss alone is followed
     sizes = dict(references=part.size(4000, 300), whiten=part.size(2000, 100))
-    probe = GenusProbe(part.store, part.compute, **sizes) if labelled else None
+    probe = GenusMonitor(part.store, part.compute, **sizes) if labelled else None
     record = train(config, part.store, folder, part.compute, probe)
     encoder, curve = load_encoder(folder/'last'), metrics(folder)
     if name in KEPT: save_shards(encoder, part.out, name)

@@ -232,7 +232,7 @@ def _meta(files, config, report, mark, table, name):
     "What meta.json holds."
     import polars as pl
     from barcodemae.data.clean import count_partitions, unlike_published
-    from barcodemae.data.read import known_dataset
+    from barcodemae.data.published import known_dataset
     published = known_dataset(name or files[0])
     counts = count_partitions(table, published)
     simulated = table.select(pl.col('dna_bin').str.starts_with('SIM:').any()).collect().item()

@@ -6,79 +6,103 @@
 __all__ = ['build_index', 'approximate_nearest', 'recall', 'save_index', 'read_index']
 
 # %% ../../nbs/embedding/approximate.ipynb #8e823a1c
-from ..core import InputError, atomic_path
 import numpy as np
+from ..core import InputError, atomic_path
 from .neighbours import nearest
 
 # %% ../../nbs/embedding/approximate.ipynb #93382536
 def _faiss():
-    try: import faiss
-    except ImportError: raise InputError('approximate neighbours need faiss, which is not installed', fix='pip install "barcodemae[faiss]"') from None
+    try:
+        import faiss
+    except ImportError:
+        raise InputError('approximate neighbours need faiss, which is not installed',
+                         fix='pip install "barcodemae[faiss]"') from None
     return faiss
 
-def _unit(x): return np.ascontiguousarray(x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12), np.float32)
+def _unit(x):
+    return np.ascontiguousarray(x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12), np.float32)
 
 def _blocks(vectors, block):
     return vectors() if callable(vectors) else (vectors[i:i + block] for i in range(0, len(vectors), block))
 
-def _sample(blocks, N, size, seed):
-    rows = ((np.arange(size) + np.random.default_rng(seed).random(size)) * N / size).astype(np.int64).clip(0, N - 1)  # ascending
-    start, found = 0, []
+def _sample(blocks, N, size, seed): # (size, D)
+    at = (np.arange(size) + np.random.default_rng(seed).random(size)) * N / size
+    rows, start, found = at.astype(np.int64).clip(0, N - 1), 0, []              # ascending
     for x in blocks:
         here = slice(*np.searchsorted(rows, [start, start + len(x)]))
         found.append(_unit(x[rows[here] - start]))
         start += len(x)
-    return np.concatenate(found)                                                                # (size, D)
+    return np.concatenate(found)
 
 # %% ../../nbs/embedding/approximate.ipynb #9862e6ff
-def build_index(vectors, # (N, D) array, may be a memory map; or a function that yields blocks (n, D), the same whenever called
-                cells:int=None, # about 4 times the root of N when absent
-                seed:int=0, block:int=65_536):
-    "A faiss index of references by cosine. Raises `ValueError` for fewer than 2 references."
-    faiss, shapes = _faiss(), [x.shape for x in _blocks(vectors, block)]                        # a memory map is not read for this
+def build_index(
+    vectors, # (N, D) array or memory map; or a function that yields blocks (n, D), the same whenever called
+    cells:int=None, # about 4 times the root of N where absent
+    seed:int=0, # of the sample
+    block:int=65_536, # vectors at a time
+): # a faiss index
+    "References by cosine, sorted into cells. Raises `ValueError` for fewer than 2 references."
+    faiss = _faiss()
+    shapes = [x.shape for x in _blocks(vectors, block)]        # a memory map is not read for this
     N = sum(n for n, _ in shapes)
-    if N < 2: raise ValueError(f'an index of {N} references')
+    if N < 2:
+        raise ValueError(f'an index of {N} references')
     cells = cells or max(1, min(int(4 * N**.5), N // 40))
     index = faiss.index_factory(shapes[0][1], f'IVF{cells},SQ8', faiss.METRIC_INNER_PRODUCT)
     index.train(_sample(_blocks(vectors, block), N, min(N, max(2, 64 * cells)), seed))
-    for x in _blocks(vectors, block): index.add(_unit(x))
+    for x in _blocks(vectors, block):
+        index.add(_unit(x))
     return index
 
 # %% ../../nbs/embedding/approximate.ipynb #806955fb
-def _similar(query, reference, rows): # cosine of each query (length 1) with its rows (Q, n) of the reference, -2 for row -1
+def _similar(query, reference, rows): # cosine of each query (length 1) with its rows (Q, n), -2 for row -1
     sims = [_unit(reference[r.clip(0)]) @ q for r, q in zip(rows, query)]
     return np.where(rows < 0, np.float32(-2), np.array(sims, np.float32).reshape(rows.shape))
 
-def approximate_nearest(index, # what `build_index` gives
-                        query:np.ndarray, # (Q, D)
-                        n:int=1, # how many neighbours
-                        probes:int=16, # cells to look into
-                        reference=None, # (N, D) array or memory map, to compare the best `candidates` again in full
-                        candidates:int=10
-                       ) -> tuple: # rows (Q, n) int64 and cosine similarity (Q, n), best first; -1 and -2 where too few were met
+def approximate_nearest(
+    index, # of `build_index`
+    query:np.ndarray, # (Q, D)
+    n:int=1, # how many neighbours
+    nprobe:int=16, # cells that are compared with each query
+    reference=None, # (N, D) array or memory map, to compare the best `candidates` again in full precision
+    candidates:int=10, # how many are compared again
+) -> tuple: # rows (Q, n) int64 and cosine similarity (Q, n), best first; -1 and -2 where too few were met
     "Nearly the nearest references. Raises `ValueError` where `n` exceeds the references."
-    if not 1 <= n <= index.ntotal: raise ValueError(f'{n} neighbours of {index.ntotal} references')
-    index.nprobe, query = min(probes, index.nlist), _unit(query)
+    if not 1 <= n <= index.ntotal:
+        raise ValueError(f'{n} neighbours of {index.ntotal} references')
+    index.nprobe, query = min(nprobe, index.nlist), _unit(query)
     sims, rows = index.search(query, n if reference is None else min(max(n, candidates), index.ntotal))
-    sims = np.where(rows < 0, np.float32(-2), sims) if reference is None else _similar(query, reference, rows)
+    if reference is None:
+        sims = np.where(rows < 0, np.float32(-2), sims)
+    else:
+        sims = _similar(query, reference, rows)
     best = np.argsort(-sims, 1, kind='stable')[:, :n]
     return np.take_along_axis(rows, best, 1), np.take_along_axis(sims, best, 1)
 
 # %% ../../nbs/embedding/approximate.ipynb #52892f29
-def recall(rows:np.ndarray, # (Q, n) that `approximate_nearest` gave
-           query:np.ndarray, # (Q, D)
-           reference # (N, D) array or memory map
-          ) -> float: # from 0 to 1
+def recall(
+    rows:np.ndarray, # (Q, n) of `approximate_nearest`
+    query:np.ndarray, # (Q, D)
+    reference, # (N, D) array or memory map
+) -> float: # from 0 to 1
     "The share of the `n` exact neighbours (`nearest`) that were found; equally near ones count."
     sims = nearest(query, reference, rows.shape[1])[1]
     return float((_similar(_unit(query), reference, rows) >= sims[:, -1:] - 1e-5).mean())
 
 # %% ../../nbs/embedding/approximate.ipynb #5fcb9e56
-def save_index(index, path):
+def save_index(
+    index, # of `build_index`
+    path, # file to write
+):
     "Write an index, whole or not at all."
-    with atomic_path(path) as temp: _faiss().write_index(index, str(temp))
+    with atomic_path(path) as temp:
+        _faiss().write_index(index, str(temp))
 
-def read_index(path):
-    "An index that `save_index` wrote. Raises `InputError` where there is none."
-    try: return _faiss().read_index(str(path))
-    except RuntimeError as e: raise InputError('this index cannot be read', file=path, fix='build it again with build_index') from e
+def read_index(
+    path, # file of `save_index`
+): # a faiss index
+    "An index from its file. Raises `InputError` where there is none."
+    try:
+        return _faiss().read_index(str(path))
+    except RuntimeError as e:
+        raise InputError('this index cannot be read', file=path, fix='build it again with build_index') from e

@@ -19,28 +19,71 @@ from ..data.store import pack
 
 # %% ../../nbs/embedding/embedder.ipynb #8455326b
 class Embedder:
-    """A system on the bench. Subclasses give `tokens` and `vectors`, or `encode` itself where there are no tokens.
+    """Whatever turns barcodes into vectors.
 
-    `context` is the longest barcode in bases that the system takes, None for any."""
-    name, width, context, batch_size, equal_lengths = '', None, None, 32, False
+    Subclasses give `tokens` and `vectors`, or `encode` itself where there are no tokens. Weights are looked
+    for as `model` or `encoder`."""
+    name, width = '', None          # what it is called; numbers of a vector
+    context = None                  # longest barcode in bases that it takes, None for any
+    batch_size, equal_lengths = 32, False
+    has_layers = False              # does `layers` give more than the last?
 
-    def __init__(self, compute:Compute=None): # device and precision, by probing when absent
-        self.compute, self._told = compute or probe_compute(load_settings().device), False
+    def __init__(self,
+        compute:Compute=None, # device and precision, by probing where absent
+    ):
+        self.compute, self._cut_told = compute or probe_compute(load_settings().device), False
 
     @property
-    def parameters(self) -> int: # number of weights
-        return sum(p.numel() for part in ('model', 'encoder') if hasattr(self, part) for p in getattr(self, part).parameters())
+    def parameters(self) -> int:
+        "Number of weights."
+        parts = [getattr(self, part) for part in ('model', 'encoder') if hasattr(self, part)]
+        return sum(p.numel() for part in parts for p in part.parameters())
 
-    def matrix(self, barcodes): return self.encode(barcodes)                             # (N, D), sparse where most of it is zero
-    def tokens(self, barcode:str) -> list: raise NotImplementedError                     # ids of one barcode
-    def vectors(self, ids, mask): raise NotImplementedError                              # (B, T), (B, T) bool -> (B, D)
+# %% ../../nbs/embedding/embedder.ipynb #50f5ba3d
+@patch
+def tokens(self:Embedder,
+    barcode:str, # upper case
+) -> list: # of int
+    "Ids of one barcode, for subclasses to give."
+    raise NotImplementedError
 
-    def cut(self, barcodes):
-        "Barcodes no longer than the context; says so once where one was cut."
-        longest = max(map(len, barcodes), default=0)
-        if self.context is None or longest <= self.context: return list(barcodes)
-        if not self._told: warnings.warn(f'{self.name}: barcodes of up to {longest} bases are cut to {self.context}, as many as it takes'); self._told = True
-        return [b[:self.context] for b in barcodes]
+@patch
+def vectors(self:Embedder,
+    ids, # (B, T) int64, padded at the right
+    mask, # (B, T) bool, where there is a token
+): # (B, D)
+    "Vectors of a batch, for subclasses to give."
+    raise NotImplementedError
+
+# %% ../../nbs/embedding/embedder.ipynb #e074b748
+@patch
+def matrix(self:Embedder,
+    barcodes, # list of N str
+): # (N, D), sparse where most of it is zero
+    "One vector per barcode, for whatever can do with a sparse answer."
+    return self.encode(barcodes)
+
+@patch
+def layers(self:Embedder,
+    barcodes, # list of N str
+) -> np.ndarray: # (N, layers, D)
+    "The vectors of each layer, as far as there are any."
+    return self.encode(barcodes)[:, None]
+
+# %% ../../nbs/embedding/embedder.ipynb #0676d92f
+@patch
+def cut(self:Embedder,
+    barcodes, # list of N str
+) -> list:
+    "Barcodes no longer than the context; warns once where one was cut."
+    longest = max(map(len, barcodes), default=0)
+    if self.context is None or longest <= self.context:
+        return list(barcodes)
+    if not self._cut_told:
+        said = f'barcodes of up to {longest} bases are cut to {self.context}, as many as it takes'
+        warnings.warn(f'{self.name}: {said}')
+    self._cut_told = True
+    return [b[:self.context] for b in barcodes]
 
 # %% ../../nbs/embedding/embedder.ipynb #81697f4c
 def _batches(lengths, size, equal): # rows of each batch, longest first
@@ -48,32 +91,77 @@ def _batches(lengths, size, equal): # rows of each batch, longest first
     ends = np.flatnonzero(np.diff(lengths[order])) + 1 if equal else []
     return [rows[i:i + size] for rows in np.split(order, ends) for i in range(0, len(rows), size)]
 
+# %% ../../nbs/embedding/embedder.ipynb #5c98ebfe
 @patch
-def encode(self:Embedder, barcodes, # list of N str
-           desc='') -> np.ndarray: # (N, D) float32
-    "One vector a barcode. Raises `InputError` for a barcode without a token."
+def encode(self:Embedder,
+    barcodes, # list of N str
+    desc='', # beside the progress bar
+) -> np.ndarray: # (N, D) float32
+    "One vector per barcode. Raises `InputError` for a barcode without a token."
     ids = [self.tokens(b) for b in self.cut(barcodes)]
     lengths = np.array([len(i) for i in ids], int)
     if len(lengths) and not lengths.all():
         bad = int((lengths == 0).argmax())
-        raise InputError(f'too short for {self.name}: no token', record=f'barcode {bad}: {barcodes[bad][:40]!r}', fix='drop it')
+        record = f'barcode {bad}: {barcodes[bad][:40]!r}'
+        raise InputError(f'too short for {self.name}: no token', record=record, fix='drop it')
     out = np.zeros((len(ids), self.width), np.float32)
     with torch.inference_mode(), progress(total=len(ids), desc=desc or self.name, unit='barcodes') as bar:
         for rows in _batches(lengths, self.batch_size, self.equal_lengths):
-            batch = pad_sequence([torch.as_tensor(ids[row]) for row in rows], batch_first=True)  # (B, T), padded at the right
+            batch = pad_sequence([torch.as_tensor(ids[row]) for row in rows], batch_first=True)  # (B, T)
             mask = torch.arange(batch.shape[1]) < torch.as_tensor(lengths[rows])[:, None]
-            with self.compute.autocast(): v = self.vectors(batch.to(self.compute.device), mask.to(self.compute.device))
-            out[rows] = v.float().cpu().numpy(); bar.update(len(rows))
+            with self.compute.autocast():
+                v = self.vectors(*(x.to(self.compute.device) for x in (batch, mask)))
+            out[rows] = v.float().cpu().numpy()
+            bar.update(len(rows))
     return out
 
 # %% ../../nbs/embedding/embedder.ipynb #f3699cce
 class KmerEmbedder(Embedder):
     "Counts of overlapping k-mers, (N, 4^k)."
-    def __init__(self, k, compute=None): super().__init__(compute); self.k, self.width, self.context = k, 4**k, 660
-    def matrix(self, barcodes): return kmer_counts(pack(self.cut(barcodes)), self.k)
-    def encode(self, barcodes, desc=''): return self.matrix(barcodes).toarray()
+    context = 660
+    def __init__(self,
+        k, # length of a k-mer
+        compute=None, # device and precision, by probing where absent
+    ):
+        super().__init__(compute)
+        self.k, self.width = k, 4**k
 
+    def matrix(self,
+        barcodes, # list of N str
+    ): # (N, 4^k) sparse
+        "Profiles, sparse."
+        return kmer_counts(pack(self.cut(barcodes)), self.k)
+
+    def encode(self,
+        barcodes, # list of N str
+        desc='', # not shown: it takes no time
+    ) -> np.ndarray: # (N, 4^k) float32
+        "Profiles, dense."
+        return self.matrix(barcodes).toarray()
+
+# %% ../../nbs/embedding/embedder.ipynb #b40828fd
 class EncoderEmbedder(Embedder):
-    "An encoder of this library: the mean over its last layer."
-    def __init__(self, encoder, compute=None): super().__init__(compute); self.encoder, self.width, self.context = encoder, encoder.config.hidden_size, 660
-    def encode(self, barcodes, desc=''): return embed(self.encoder, pack(self.cut(barcodes)), compute=self.compute, desc=desc or self.name)
+    "An encoder of this library: the mean over the k-mers of its last layer."
+    context, has_layers = 660, True
+    def __init__(self,
+        encoder, # a `BarcodeEncoder`, or one of `model.sequence`
+        compute=None, # device and precision, by probing where absent
+    ):
+        super().__init__(compute)
+        self.encoder, self.width = encoder, encoder.config.hidden_size
+
+    def _embed(self, barcodes, **options):
+        return embed(self.encoder, pack(self.cut(barcodes)), compute=self.compute, **options)
+
+    def encode(self,
+        barcodes, # list of N str
+        desc='', # beside the progress bar
+    ) -> np.ndarray: # (N, D) float32
+        "One vector per barcode."
+        return self._embed(barcodes, desc=desc or self.name)
+
+    def layers(self,
+        barcodes, # list of N str
+    ) -> np.ndarray: # (N, layers + 1, D) float32
+        "One vector per barcode and layer."
+        return self._embed(barcodes, desc=f'{self.name}, all layers', all_layers=True)

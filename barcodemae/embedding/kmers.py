@@ -11,14 +11,16 @@ from scipy import sparse
 from ..model.tokenizer import FIRST_KMER, kmer_ids
 
 # %% ../../nbs/embedding/kmers.ipynb #28aa887b
-def kmer_counts(bases:np.ndarray, # (N, L) packed bases
-                k:int # length of a word
-               ) -> sparse.csr_matrix: # (N, 4^k) float32
-    "Counts of overlapping k-mers; words with another letter than A, C, G, T are left out."
+def kmer_counts(
+    bases:np.ndarray, # (N, L) packed bases
+    k:int, # length of a k-mer
+) -> sparse.csr_matrix: # (N, 4^k) float32
+    "Counts of overlapping k-mers; those with another base than A, C, G, T are left out."
     blocks = []
     for block in np.array_split(np.asarray(bases), max(1, len(bases) // 4096)):
         windows = torch.from_numpy(np.ascontiguousarray(block)).unfold(1, k, 1).reshape(-1, k)
         ids = kmer_ids(windows, k)[0].view(len(block), -1).numpy() - FIRST_KMER       # (N, L - k + 1)
         row, col = np.nonzero((ids >= 0) & (ids < 4**k))
-        blocks.append(sparse.csr_matrix((np.ones(len(row), np.float32), (row, ids[row, col])), (len(block), 4**k)))
+        counts = np.ones(len(row), np.float32), (row, ids[row, col])
+        blocks.append(sparse.csr_matrix(counts, (len(block), 4**k)))
     return sparse.vstack(blocks, format='csr')

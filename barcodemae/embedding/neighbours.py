@@ -10,42 +10,69 @@ import numpy as np, torch
 from scipy import sparse
 from sklearn.preprocessing import normalize
 from torch.nn import functional as F
-from ..core import progress
 
 # %% ../../nbs/embedding/neighbours.ipynb #9f9c40eb
 WIDEST = 4096 # columns that are made dense
 
-def _unit(x, rows, device): # rows of length 1, dense where they are not too wide for that
+def _unit(x, rows, device, normalised): # rows of length 1, dense where they are not too wide for that
     x = x[rows]
-    if sparse.issparse(x) and x.shape[1] > WIDEST: return normalize(x.astype(np.float32))
+    if sparse.issparse(x) and x.shape[1] > WIDEST:
+        return normalize(x.astype(np.float32))
     x = x.toarray() if sparse.issparse(x) else np.asarray(x)
-    return F.normalize(torch.as_tensor(x, dtype=torch.float32, device=device), dim=1)
+    x = torch.as_tensor(x, dtype=torch.float32, device=device)
+    return x if normalised else F.normalize(x, dim=1)
 
 def _similar(a, b): # (Q, R) cosines of rows of length 1
     product = a @ b.T
     return torch.from_numpy(product.toarray()) if sparse.issparse(product) else product
 
-def nearest(query, # (Q, D) vectors, dense or sparse
-            reference, # (R, D)
-            n:int=1, # how many neighbours
-            block:int=4096, device='cpu', desc='') -> tuple: # rows (Q, n) int64 and cosine similarity (Q, n), best first
-    "Exact nearest references by cosine; of equally near ones any. Raises `ValueError` where `n` exceeds the references."
+def _slices(n, size): return (slice(i, min(i + size, n)) for i in range(0, n, size))
+
+# %% ../../nbs/embedding/neighbours.ipynb #c5ea5d76
+def _better(best, similar, start, n): # the best n of those before and of a block: cosine, rows, best first
+    cosine, rows = similar.topk(min(n, similar.shape[1]), dim=1)
+    rows = rows + start
+    if best is None:
+        return cosine, rows
+    cosine, rows = torch.cat([best[0], cosine], 1), torch.cat([best[1], rows], 1)
+    cosine, at = cosine.topk(min(n, cosine.shape[1]), dim=1)
+    return cosine, rows.gather(1, at)
+
+def _ties_by_row(cosine, rows, R): # (Q, n) best first -> rows, of equally near ones the lower number first
+    step = torch.zeros_like(rows)
+    step[:, 1:] = cosine[:, 1:] != cosine[:, :-1]
+    return (step.cumsum(1) * R + rows).sort(dim=1)[0] % R
+
+# %% ../../nbs/embedding/neighbours.ipynb #e3b59ed1
+def nearest(
+    query, # (Q, D) vectors, dense or sparse
+    reference, # (R, D)
+    n:int=1, # how many neighbours
+    without=None, # (R,) and (Q,) numbers, as of species: a query does not see references of its own
+    normalised:bool=False, # do all vectors have length 1 already?
+    block:int=16_384, # references at a time, and a sixteenth as many queries
+    device='cpu', # where to multiply
+) -> tuple: # rows (Q, n) int64 and cosine similarity (Q, n) float32, best first; -2 for what may not be seen
+    "Exact nearest references by cosine; of equally near ones any. Raises `ValueError` for too large an `n`."
     Q, R = query.shape[0], reference.shape[0]
-    if not 1 <= n <= R: raise ValueError(f'{n} neighbours of {R} references')
-    rows, sims = np.zeros((Q, n), np.int64), np.full((Q, n), -2, np.float32)
-    starts = [(q, r) for q in range(0, Q, block) for r in range(0, R, block)]
-    for q, r in progress(starts, desc=desc) if desc else starts:
-        here = slice(q, min(q + block, Q))
-        if r == 0: unit = _unit(query, here, device)
-        sim, row = _similar(unit, _unit(reference, slice(r, min(r + block, R)), device)).topk(min(n, R - r, block), dim=1)
-        sim, row = np.concatenate([sims[here], sim.cpu().numpy()], 1), np.concatenate([rows[here], row.cpu().numpy() + r], 1)
-        best = np.lexsort((row, -sim), axis=1)[:, :n]
-        rows[here], sims[here] = np.take_along_axis(row, best, 1), np.take_along_axis(sim, best, 1)
-    return rows, sims
+    if not 1 <= n <= R:
+        raise ValueError(f'{n} neighbours of {R} references')
+    rows, cosine = np.empty((Q, n), np.int64), np.empty((Q, n), np.float32)
+    for here in _slices(Q, max(1, block // 16)):
+        unit, best = _unit(query, here, device, normalised), None
+        for there in _slices(R, block):
+            similar = _similar(unit, _unit(reference, there, device, normalised))
+            if without is not None:
+                own = torch.from_numpy(without[0][there] == without[1][here, None])
+                similar.masked_fill_(own.to(similar.device), -2)
+            best = _better(best, similar, there.start, n)
+        cosine[here], rows[here] = best[0].cpu().numpy(), _ties_by_row(*best, R).cpu().numpy()
+    return rows, cosine
 
 # %% ../../nbs/embedding/neighbours.ipynb #a2651c0e
-def vote(labels:np.ndarray, # (Q, n) labels of the neighbours, best first
-        ) -> np.ndarray: # (Q,)
+def vote(
+    labels:np.ndarray, # (Q, n) labels of the neighbours, best first
+) -> np.ndarray: # (Q,)
     "Most frequent label of each row; of equals, the one whose best neighbour is nearer."
     same = (labels[:, :, None] == labels[:, None, :]).sum(2)        # votes for each neighbour's label
     return labels[np.arange(len(labels)), same.argmax(1)]           # argmax takes the first, which is nearest

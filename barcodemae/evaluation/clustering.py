@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['TARGETS', 'REDUCTIONS', 'ward_tree', 'cut', 'ward', 'agreement', 'umap_reduce', 'silhouettes', 'silhouette_curve',
-           'estimate_clusters', 'clustering_store_rows', 'clustering_rows', 'shares', 'draw_shares']
+           'estimate_clusters', 'ClusterRow', 'clustering_store_rows', 'clustering_rows', 'composition',
+           'draw_composition']
 
 # %% ../../nbs/06_clustering.ipynb #64025f57
+from dataclasses import asdict, dataclass
 import fastcluster
 import numpy as np, torch
 from scipy import sparse
@@ -16,73 +18,110 @@ from sklearn.metrics import adjusted_mutual_info_score
 from ..core import InputError, progress
 
 # %% ../../nbs/06_clustering.ipynb #89e4bf1c
-def ward_tree(vectors:np.ndarray # (N, D)
-             ) -> np.ndarray:    # (N - 1, 4): who joins whom, at which height, as scipy's linkage
+def ward_tree(
+    vectors:np.ndarray, # (N, D)
+) -> np.ndarray: # (N - 1, 4): who joins whom, at which height, as scipy's linkage
     "The joins of Ward's method in memory linear in N. Raises `ValueError` for numbers that are not finite."
     vectors = np.ascontiguousarray(vectors, np.float64)
-    if vectors.ndim != 2 or not len(vectors): raise ValueError(f'no clusters of vectors of shape {vectors.shape}')
-    if not np.isfinite(vectors).all(): raise ValueError(f'vector {int(np.argmin(np.isfinite(vectors).all(1)))} has a value that is no number')
+    if vectors.ndim != 2 or not len(vectors):
+        raise ValueError(f'no clusters of vectors of shape {vectors.shape}')
+    finite = np.isfinite(vectors).all(1)
+    if not finite.all():
+        raise ValueError(f'vector {int(np.argmin(finite))} has a value that is no number')
     return fastcluster.linkage_vector(vectors, method='ward') if len(vectors) > 1 else np.zeros((0, 4))
 
-def cut(tree:np.ndarray, n_clusters:int # 1 to N
-       ) -> np.ndarray: # (N,) int64 from 0, numbered as they first occur
-    "Exactly that many clusters of a tree: where joins are equally high, scipy alone would give fewer."
+# %% ../../nbs/06_clustering.ipynb #c6bc944e
+def cut(
+    tree:np.ndarray, # (N - 1, 4) of `ward_tree`
+    n_clusters:int, # 1 to N
+) -> np.ndarray: # (N,) int64 from 0, numbered as they first occur
+    "Exactly that many clusters: where joins are equally high, scipy alone would give fewer."
     N = len(tree) + 1
-    if not 1 <= n_clusters <= N: raise ValueError(f'{n_clusters} clusters of {N} vectors')
-    steps = np.array(tree, float); steps[:, 2] = np.arange(1, N)                  # the order of joins in place of their height
+    if not 1 <= n_clusters <= N:
+        raise ValueError(f'{n_clusters} clusters of {N} vectors')
+    steps = np.array(tree, float)
+    steps[:, 2] = np.arange(1, N)                  # the order of joins in place of their height
     labels = fcluster(steps, N - n_clusters, 'distance') if N > 1 else np.ones(1, int)
     _, first, labels = np.unique(labels, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[labels]
 
-def ward(vectors:np.ndarray, n_clusters:int) -> np.ndarray: # (N, D) -> (N,), see `ward_tree` and `cut`
+def ward(
+    vectors:np.ndarray, # (N, D)
+    n_clusters:int, # 1 to N
+) -> np.ndarray: # (N,), see `cut`
     "Ward clusters of vectors (paper §3.1 and appendix B.2)."
     return cut(ward_tree(vectors), n_clusters)
 
 # %% ../../nbs/06_clustering.ipynb #500b9b4a
-def agreement(labels:np.ndarray, # (N,) '' where unknown
-              clusters:np.ndarray # (N,)
-             ) -> dict: # n and missing barcodes, ami from about 0 to 1
-    "Adjusted mutual information of clusters and the labels that are known. Raises `ValueError` where none is."
+def agreement(
+    labels:np.ndarray, # (N,) '' where unknown
+    clusters:np.ndarray, # (N,)
+) -> dict: # n and missing barcodes, ami from about 0 to 1
+    "Adjusted mutual information of clusters and known labels. Raises `ValueError` where none is known."
     known = np.asarray(labels) != ''
-    if not known.any(): raise ValueError('no barcode has a label')
-    return dict(n=int(known.sum()), missing=int((~known).sum()), ami=float(adjusted_mutual_info_score(labels[known], clusters[known])))
+    if not known.any():
+        raise ValueError('no barcode has a label')
+    ami = adjusted_mutual_info_score(labels[known], clusters[known])
+    return dict(n=int(known.sum()), missing=int((~known).sum()), ami=float(ami))
 
 # %% ../../nbs/06_clustering.ipynb #e6e648f1
-def umap_reduce(vectors:np.ndarray, # (N, D)
-                n_components:int=50, seed:int=0) -> np.ndarray: # (N, n_components), fewer for a handful of barcodes
+def umap_reduce(
+    vectors:np.ndarray, # (N, D)
+    n_components:int=50, # fewer for a handful of barcodes
+    seed:int=0, # of the layout
+) -> np.ndarray: # (N, n_components)
     "UMAP by cosine (appendix B.2). Raises `InputError` where umap-learn is not installed."
-    try: from umap import UMAP
-    except ImportError: raise InputError('UMAP is not installed', fix='pip install umap-learn') from None
-    n, neighbours = min(n_components, len(vectors) - 2), min(15, len(vectors) - 1)
-    threads = torch.get_num_threads()
-    try: return UMAP(n_neighbors=neighbours, n_components=n, metric='cosine', random_state=seed, n_jobs=1).fit_transform(vectors)
-    finally: torch.set_num_threads(threads) # numba's OpenMP sets it to all cores for the whole process
+    try:
+        from umap import UMAP
+    except ImportError:
+        raise InputError('UMAP is not installed', fix='pip install umap-learn') from None
+    n, threads = min(n_components, len(vectors) - 2), torch.get_num_threads()
+    options = dict(n_neighbors=min(15, len(vectors) - 1), n_components=n, metric='cosine')
+    umap = UMAP(**options, random_state=seed, n_jobs=1)
+    try:
+        return umap.fit_transform(vectors)
+    finally:
+        torch.set_num_threads(threads) # numba's OpenMP sets it to all cores for the whole process
 
 # %% ../../nbs/06_clustering.ipynb #3bf12f28
-def silhouettes(vectors:np.ndarray, # (N, D)
-                clusters:np.ndarray, # (N,) from 0
-                rows:np.ndarray, distances:np.ndarray # (S,) which barcodes, and (S, N) how far all the others are
-               ) -> np.ndarray: # (S,)
+def silhouettes(
+    vectors:np.ndarray, # (N, D)
+    clusters:np.ndarray, # (N,) from 0
+    rows:np.ndarray, # (S,) which barcodes
+    distances:np.ndarray, # (S, N) of these to all
+) -> np.ndarray: # (S,)
     "Silhouettes of some barcodes among all."
     N, sizes = len(vectors), np.bincount(clusters)
     member = sparse.csr_matrix((np.ones(N), (np.arange(N), clusters)))                  # (N, clusters)
-    means, own, s = distances @ member, clusters[rows], np.arange(len(rows))            # (S, clusters): sums first
+    means, own, s = distances @ member, clusters[rows], np.arange(len(rows))       # (S, clusters): sums first
     a = means[s, own] / np.maximum(sizes[own] - 1, 1)
-    means = means / sizes; means[s, own] = np.inf
+    means = means / sizes
+    means[s, own] = np.inf
     b = means.min(1)
     return np.where(sizes[own] > 1, (b - a) / np.maximum(np.maximum(a, b), 1e-12), 0)
 
-def silhouette_curve(vectors:np.ndarray, tree=None, sample:int=1000, seed:int=0, # tree: of `ward_tree`, made when absent
-                     counts=None) -> dict: # number of clusters -> mean silhouette
-    "Mean silhouette of Ward clusters for numbers from the root of N up to all but one, each about a tenth above the one before."
+# %% ../../nbs/06_clustering.ipynb #7866aa62
+def silhouette_curve(
+    vectors:np.ndarray, # (N, D)
+    tree=None, # of `ward_tree`, made where absent
+    sample:int=1000, # barcodes whose silhouettes are taken
+    seed:int=0, # which
+    counts=None, # numbers of clusters; from the root of N to all but one, a tenth more each, where absent
+) -> dict: # number of clusters -> mean silhouette
+    "Mean silhouette of Ward clusters."
     N, tree = len(vectors), ward_tree(vectors) if tree is None else tree
-    if N < 3: return {1: 0.}
+    if N < 3:
+        return {1: 0.}
     rows = np.random.default_rng(seed).permutation(N)[:sample]
     distances = cdist(vectors[rows], vectors)                                           # (S, N)
-    counts = counts or np.unique(np.geomspace(max(2, N**.5), N - 1, max(2, round(np.log(N) / 2 / np.log(1.1)))).round().astype(int))
+    steps = max(2, round(np.log(N) / 2 / np.log(1.1)))
+    counts = counts or np.unique(np.geomspace(max(2, N**.5), N - 1, steps).round().astype(int))
     return {int(n): float(silhouettes(vectors, cut(tree, n), rows, distances).mean()) for n in counts}
 
-def estimate_clusters(vectors:np.ndarray, tree=None) -> int:
+def estimate_clusters(
+    vectors:np.ndarray, # (N, D)
+    tree=None, # of `ward_tree`, made where absent
+) -> int:
     "The number of clusters with the best mean silhouette, without any label."
     curve = silhouette_curve(vectors, tree)
     return max(curve, key=curve.get)
@@ -90,44 +129,82 @@ def estimate_clusters(vectors:np.ndarray, tree=None) -> int:
 # %% ../../nbs/06_clustering.ipynb #00ede93c
 TARGETS, REDUCTIONS = ('dna_bin', 'species', 'genus'), ('umap', 'none')
 
-def clustering_store_rows(store) -> np.ndarray: # row numbers
-    "The barcodes to cluster: `test` and `test_unseen` (paper §3.1). Raises `InputError` where there are none."
-    rows = store.rows(*(s for s in ('test', 'test_unseen') if s in store.splits)) if {'test', 'test_unseen'} & set(store.splits) else []
-    if len(rows) < 3: raise InputError('no barcodes to cluster: neither test nor test_unseen', file=store.name, fix='give a data set with these splits')
+@dataclass
+class ClusterRow:
+    "One agreement of clusters with labels."
+    target: str      # whose labels, of `TARGETS`
+    n: int           # barcodes with a label
+    missing: int     # barcodes without one
+    ami: float       # adjusted mutual information, from about 0 to 1
+    clusters: int    # how many
+    number_from: str # species: the true number of them; estimated: by silhouettes
+    reduction: str   # umap, or none
+
+def clustering_store_rows(
+    store, # a `BarcodeStore`
+) -> np.ndarray: # row numbers
+    "What is clustered: `test` and `test_unseen` (paper §3.1). Raises `InputError` where there is nothing."
+    splits = [s for s in ('test', 'test_unseen') if s in store.splits]
+    rows = store.rows(*splits) if splits else []
+    if len(rows) < 3:
+        raise InputError('no barcodes to cluster: neither test nor test_unseen', file=store.name,
+                         fix='give a data set with these partitions')
     return rows
 
-def clustering_rows(vectors:np.ndarray, # (N, D)
-                    labels:dict,        # target -> (N,) labels, '' where unknown; `species` tells the number of clusters
-                    reductions=REDUCTIONS, seed:int=0) -> list: # rows of the result contract
+# %% ../../nbs/06_clustering.ipynb #c239244a
+def clustering_rows(
+    vectors:np.ndarray, # (N, D)
+    labels:dict, # target -> (N,) labels, '' where unknown; `species` gives the number of clusters
+    reductions=REDUCTIONS, # before Ward
+    seed:int=0, # of UMAP
+) -> list: # dictionaries, see `ClusterRow`
     "Zero-shot clustering of vectors against each target."
-    found = []
+    found, targets = [], [t for t in TARGETS if t in labels and (labels[t] != '').any()]
+    n_species = max(1, len(set(labels['species']) - {''}))
     for reduction in progress(reductions, desc='clustering', unit='reductions'):
-        x = umap_reduce(vectors, seed=seed) if reduction == 'umap' else vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        if reduction == 'umap':
+            x = umap_reduce(vectors, seed=seed)
+        else:
+            x = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         tree = ward_tree(x)
-        for number_from in ('species', 'estimated'):
-            n = max(1, len(set(labels['species']) - {''})) if number_from == 'species' else estimate_clusters(x, tree)
-            clusters = cut(tree, n)
-            found += [dict(target=t, **agreement(labels[t], clusters), clusters=n, number_from=number_from, reduction=reduction)
-                      for t in TARGETS if t in labels and (labels[t] != '').any()]
+        for number_from, n in (('species', n_species), ('estimated', estimate_clusters(x, tree))):
+            clusters, how = cut(tree, n), dict(clusters=n, number_from=number_from, reduction=reduction)
+            found += [asdict(ClusterRow(t, **agreement(labels[t], clusters), **how)) for t in targets]
     return found
 
 # %% ../../nbs/06_clustering.ipynb #7c4eaedc
-def shares(groups:np.ndarray, parts:np.ndarray, # (N,) each; '' is left out
-           largest:int=20) -> tuple: # names and counts (largest, most parts), both sorted, largest first
+def _known(labels): # numbers always are
+    return labels != '' if labels.dtype.kind in 'UO' else np.ones(len(labels), bool)
+
+def composition(
+    groups:np.ndarray, # (N,) '' is left out
+    parts:np.ndarray, # (N,) '' is left out
+    largest:int=20, # groups
+) -> tuple: # names and counts (largest, most parts), both sorted, largest first
     "How the largest groups are made up of parts."
-    known = (groups != '') & (parts != '') if groups.dtype.kind in 'UO' or parts.dtype.kind in 'UO' else np.ones(len(groups), bool)
+    known = _known(groups) & _known(parts)
     names, sizes = np.unique(groups[known], return_counts=True)
     names = names[np.argsort(-sizes, kind='stable')[:largest]]
     counts = [np.sort(np.unique(parts[known & (groups == g)], return_counts=True)[1])[::-1] for g in names]
     out = np.zeros((len(names), max(map(len, counts))), int)
-    for row, c in zip(out, counts): row[:len(c)] = c
+    for row, c in zip(out, counts):
+        row[:len(c)] = c
     return names, out
 
-def draw_shares(groups, parts, ax, largest:int=20): # see `shares`
+# %% ../../nbs/06_clustering.ipynb #1c7e1252
+def draw_composition(
+    groups:np.ndarray, # (N,)
+    parts:np.ndarray, # (N,)
+    ax, # of matplotlib
+    largest:int=20, # groups
+) -> np.ndarray: # counts, see `composition`
     "Stacked bars: the greatest part dark, the others lighter, with white between."
-    names, counts = shares(groups, parts, largest)
+    names, counts = composition(groups, parts, largest)
     left = np.zeros(len(names))
     for i, part in enumerate(counts.T):
-        ax.barh(np.arange(len(names)), part, left=left, color='#0173b2' if i == 0 else '#de8f05' if i % 2 else '#f3c88a', edgecolor='w', lw=.5); left += part
-    ax.set(yticks=[], xlabel='barcodes'); ax.invert_yaxis()
+        colour = '#0173b2' if i == 0 else '#de8f05' if i % 2 else '#f3c88a'
+        ax.barh(np.arange(len(names)), part, left=left, color=colour, edgecolor='w', lw=.5)
+        left += part
+    ax.set(yticks=[], xlabel='barcodes')
+    ax.invert_yaxis()
     return counts

@@ -11,77 +11,122 @@ from ..core import InputError
 from ..embedding.neighbours import nearest
 
 # %% ../../nbs/08_figures.ipynb #964bba52
-def rare_genera(store, n:int=20, fewer_than:int=50, at_least:int=5, seed:int=0) -> tuple: # row numbers and their genera
-    "Barcodes of some rare genera among all that have a genus (paper, Figure 2). Raises `InputError` where there are too few."
+def rare_genera(
+    store, # a `BarcodeStore`
+    n:int=20, # genera
+    fewer_than:int=50, # barcodes of a genus
+    at_least:int=5, # barcodes of a genus
+    seed:int=0, # which genera
+) -> tuple: # row numbers and their genera
+    "Barcodes of some rare genera (paper, Figure 2). Raises `InputError` where there are too few."
     rows = store.rows(*(s for s in store.splits if s not in ('pretrain', 'other_heldout')))
     genus = store.labels('genus', rows)
     names, sizes = np.unique(genus[genus != ''], return_counts=True)
     rare = names[(sizes < fewer_than) & (sizes >= at_least)]
-    if len(rare) < 2: raise InputError(f'only {len(rare)} genera with {at_least} to {fewer_than - 1} barcodes', file=store.name, fix='allow other sizes')
+    if len(rare) < 2:
+        sizes = f'{at_least} to {fewer_than - 1} barcodes'
+        raise InputError(f'only {len(rare)} genera with {sizes}', file=store.name, fix='allow other sizes')
     chosen = np.isin(genus, np.random.default_rng(seed).permutation(rare)[:n])
     return rows[chosen], genus[chosen]
 
 # %% ../../nbs/08_figures.ipynb #43e83771
-def purity(vectors, labels:np.ndarray, # (N, D) dense or sparse, (N,)
-           k:int=5, draws:int=1000) -> dict: # mean, low, high in percent
+def purity(
+    vectors, # (N, D) dense or sparse
+    labels:np.ndarray, # (N,)
+    k:int=5, # neighbours
+    draws:int=1000, # of the bootstrap over barcodes
+) -> dict: # mean, low, high in percent
     "Share of the k nearest by cosine that have the same label."
-    near = nearest(vectors, vectors, k + 1)[0]
-    others = np.array([row[row != i][:k] for i, row in enumerate(near)])                # a barcode is no neighbour of itself
+    one = np.arange(len(labels))                                   # a barcode is no neighbour of itself
+    others = nearest(vectors, vectors, k, without=(one, one))[0]
     same = (labels[others] == labels[:, None]).mean(1)
     means = np.random.default_rng(0).choice(same, (draws, len(same))).mean(1)
-    return dict(mean=100 * float(same.mean()), **{n: 100 * float(np.percentile(means, q)) for n, q in dict(low=2.5, high=97.5).items()})
+    low, high = np.percentile(means, [2.5, 97.5])
+    return dict(mean=100 * float(same.mean()), low=100 * float(low), high=100 * float(high))
 
-def tsne(vectors:np.ndarray, seed:int=0, perplexity:float=30) -> np.ndarray: # (N, D) -> (N, 2)
+# %% ../../nbs/08_figures.ipynb #218e9c5f
+def tsne(
+    vectors:np.ndarray, # (N, D)
+    seed:int=0, # of the layout
+    perplexity:float=30, # about how many neighbours count; less for a handful of barcodes
+) -> np.ndarray: # (N, 2)
     "t-SNE by cosine (openTSNE). Raises `InputError` where openTSNE is not installed."
-    try: from openTSNE import TSNE
-    except ImportError: raise InputError('openTSNE is not installed', fix='pip install openTSNE') from None
-    return np.asarray(TSNE(perplexity=min(perplexity, (len(vectors) - 1) / 3), metric='cosine', random_state=seed, n_jobs=1).fit(np.asarray(vectors, np.float64)))
+    try:
+        from openTSNE import TSNE
+    except ImportError:
+        raise InputError('openTSNE is not installed', fix='pip install openTSNE') from None
+    perplexity = min(perplexity, (len(vectors) - 1) / 3)
+    model = TSNE(perplexity=perplexity, metric='cosine', random_state=seed, n_jobs=1)
+    return np.asarray(model.fit(np.asarray(vectors, np.float64)))
 
 # %% ../../nbs/08_figures.ipynb #2895ff4c
 MARKERS = 'osD^v<>PX*'
 
-def draw_tsne(models:dict, # name -> (N, D) vectors
-              labels:np.ndarray, seed:int=0):
-    "Models side by side, each genus its own colour and mark; the purity stands above. Gives the figure."
+def draw_tsne(
+    models:dict, # name -> (N, D) vectors
+    labels:np.ndarray, # (N,)
+    seed:int=0, # of the layout
+): # the figure
+    "Models side by side, each genus its own colour and marker; the purity stands above."
     import matplotlib.pyplot as plt, seaborn as sns
     names, colours = sorted(set(labels)), sns.color_palette('colorblind', 10)
     fig, axes = plt.subplots(1, len(models), figsize=(3.2 * len(models), 3.4), squeeze=False)
     for ax, (model, vectors) in zip(axes[0], models.items()):
         xy, p = tsne(vectors, seed), purity(vectors, labels)
         for i, name in enumerate(names):
-            ax.scatter(*xy[labels == name].T, s=18, color=colours[i % 10], marker=MARKERS[(i + i // 10) % 10], linewidths=.3, edgecolors='w', label=name)
-        ax.set(xticks=[], yticks=[], title=f"{model}\npurity {p['mean']:.0f} % [{p['low']:.0f}, {p['high']:.0f}]"); ax.title.set_fontsize(10)
+            style = dict(color=colours[i % 10], marker=MARKERS[(i + i // 10) % 10], label=name)
+            ax.scatter(*xy[labels == name].T, s=18, linewidths=.3, edgecolors='w', **style)
+        ax.set(xticks=[], yticks=[])
+        ax.set_title(f"{model}\npurity {p['mean']:.0f} % [{p['low']:.0f}, {p['high']:.0f}]", fontsize=10)
     fig.tight_layout()
     return fig
 
 # %% ../../nbs/08_figures.ipynb #5fa44fdd
-def draw_bars(rows:dict, # name -> row of `report.over_seeds`
-              dots:dict=None, lines:dict=None, ax=None): # name -> values of the seeds; name -> value of another method
+def draw_bars(
+    rows:dict, # name -> row of `report.over_seeds`
+    dots:dict=None, # name -> values of the seeds
+    lines:dict=None, # name -> value of another method
+    ax=None, # of matplotlib, a new one where absent
+): # ax
     "Horizontal bars of accuracy; dots and lines beside."
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(6, .38 * len(rows) + .9))[1]
     for i, (name, r) in enumerate(rows.items()):
         ax.barh(i, r['accuracy'], color='#0173b2' if 'mae' in name else '#949494', alpha=.85, height=.65)
-        ax.errorbar(r['accuracy'], i, xerr=[[r['accuracy'] - r['low']], [r['high'] - r['accuracy']]], color='k', capsize=3, lw=1)
-        if dots and name in dots: ax.plot(dots[name], [i] * len(dots[name]), 'o', ms=3.5, mfc='w', mec='k', mew=.8)
-    for style, (name, value) in zip(('-', '--', ':', '-.'), (lines or {}).items()): ax.axvline(value, color='#d55e00', ls=style, lw=1.2, label=name)
-    ax.set(yticks=range(len(rows)), yticklabels=list(rows), xlabel='genus 1-NN of unseen species, %'); ax.invert_yaxis(); ax.grid(False, axis='y')
-    if lines: ax.legend(loc='upper left', bbox_to_anchor=(1, 1), frameon=False)
+        error = [[r['accuracy'] - r['low']], [r['high'] - r['accuracy']]]
+        ax.errorbar(r['accuracy'], i, xerr=error, color='k', capsize=3, lw=1)
+        values = (dots or {}).get(name, [])
+        ax.plot(values, [i] * len(values), 'o', ms=3.5, mfc='w', mec='k', mew=.8)
+    for style, (name, value) in zip(('-', '--', ':', '-.'), (lines or {}).items()):
+        ax.axvline(value, color='#d55e00', ls=style, lw=1.2, label=name)
+    ax.set(yticks=range(len(rows)), yticklabels=list(rows), xlabel='genus 1-NN of unseen species, %')
+    ax.invert_yaxis()
+    ax.grid(False, axis='y')
+    if lines:
+        ax.legend(loc='upper left', bbox_to_anchor=(1, 1), frameon=False)
     return ax
 
-def draw_masking(rows, # a table with model, mode, ratio and accuracy
-                 ax=None):
-    "Accuracy against the share hidden (Figure 3); the band is all draws and seeds."
+# %% ../../nbs/08_figures.ipynb #e70ef088
+def draw_masking(
+    rows, # a table with model, mode, ratio and accuracy
+    ax=None, # of matplotlib, a new one where absent
+): # ax
+    "Accuracy against the share of k-mers that is masked or removed; the band is all draws and seeds."
     import matplotlib.pyplot as plt, seaborn as sns
     ax = ax or plt.subplots(figsize=(5, 3))[1]
-    sns.lineplot(rows, x='ratio', y='accuracy', hue='model', style='mode', style_order=[m for m in ('masked', 'removed') if m in set(rows['mode'])],
-                 markers=True, errorbar=('pi', 100), palette='colorblind', ax=ax)
-    ax.set(xlabel='share of words hidden', ylabel='genus 1-NN, %', ylim=(0, None)); sns.move_legend(ax, 'upper left', bbox_to_anchor=(1, 1), frameon=False)
+    modes = [m for m in ('masked', 'removed') if m in set(rows['mode'])]
+    style = dict(hue='model', style='mode', style_order=modes, markers=True, palette='colorblind')
+    sns.lineplot(rows, x='ratio', y='accuracy', errorbar=('pi', 100), ax=ax, **style)
+    ax.set(xlabel='share of k-mers masked or removed', ylabel='genus 1-NN, %', ylim=(0, None))
+    sns.move_legend(ax, 'upper left', bbox_to_anchor=(1, 1), frameon=False)
     return ax
 
-def draw_tiles(table, # a pandas table: rows k, columns shapes
-               ax=None, label='genus 1-NN, %'):
-    "The ablation as a heat map (Table 2)."
+def draw_tiles(
+    table, # a pandas table: rows k, columns shapes
+    ax=None, # of matplotlib, a new one where absent
+    label='genus 1-NN, %', # of the colours
+): # ax
+    "A table as a heat map."
     import matplotlib.pyplot as plt, seaborn as sns
     ax = ax or plt.subplots(figsize=(1.2 * table.shape[1] + 1, .7 * table.shape[0] + 1))[1]
     sns.heatmap(table.astype(float), annot=True, fmt='.1f', cmap='cividis', cbar_kws={'label': label}, ax=ax)

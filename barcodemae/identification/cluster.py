@@ -11,9 +11,8 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from ..core import InputError
 from ..data.store import WIDTH
-from .candidates import DIFFERENT, SHARED
 from .model import Model
-from .sites import site_features
+from .sites import DIFFERENT, SHARED, site_features
 
 # %% ../../nbs/identification/cluster.ipynb #e43cb98e
 ENOUGH = 200, .8 # columns in common, or this share of the longer barcode

@@ -16,10 +16,11 @@ import numpy as np, polars as pl, torch
 import barcodemae
 from ..compute import machine_record, probe_compute
 from ..core import InputError, atomic_path, progress, write_json
-from ..data.query import Faults
+from ..data.faults import Faults
 from ..data.read import RANKS
 from ..data.store import load_dataset, need_splits
-from .classifier import Ask, Identifier, calibration, fit_identification
+from .calibration import fit_identification, reference_calibration
+from .classifier import Ask, Identifier
 from .cluster import group_barcodes
 from .model import Model, save_model
 from .output import Job, Reading, no_folder, output_format, read_queries, warn_of
@@ -87,7 +88,7 @@ def index(
         done = lambda n: bar.update(n - bar.n)
         made, counts = make_reference(source, out, model, splits, strand, done=done)
     if 'ranking' in made.model.settings:
-        calibration(made) # asks the reference about itself
+        reference_calibration(made) # asks the reference about itself
     if not computing.quiet:
         _log_index(made, counts)
     return made
@@ -120,7 +121,7 @@ def fit(
 # %% ../../nbs/identification/commands.ipynb #b3bbf2ba
 def _write_fit(model, reference, store): # ranking and confidence into the model's folder
     asked = store.rows('val_unseen')
-    numbers = fit_identification(reference, model.lay(store.sequences(asked)), store.labels('genus', asked))
+    numbers = fit_identification(reference, model.align(store.sequences(asked)), store.labels('genus', asked))
     about = dict(fitted_on=store.name, simulated=store.simulated)
     write_json(model.folder/'identify.json', model.settings | about | numbers)
 
@@ -177,7 +178,7 @@ def _embedding(model, wide, strand): # the `Job`; wide: a column for each number
         vector = dict(embedding=pl.Array(pl.Float32, model.width))
     schema = dict(query=pl.String, strand=pl.String) | vector
     def embedded(names, barcodes):
-        placed = model.settled(barcodes, strand=strand)
+        placed = model.align_with_gaps(barcodes, strand=strand)
         x = model.vectors(placed.bases)                                         # (B, D)
         first = dict(query=names, strand=np.where(placed.minus, '-', '+'))
         return pl.DataFrame(first | (dict(zip(vector, x.T)) if wide else dict(embedding=x)), schema=schema)
@@ -214,7 +215,7 @@ def _read_all(query, model, strand, strict, quiet): # ids, barcodes and `Placed`
         fix = faults.report() or 'give FASTA, FASTQ or a table'
         raise InputError('no barcode that can be read', file=file, fix=fix)
     warn_of(faults)
-    return names, barcodes, model.settled(barcodes, together=True, strand=strand)
+    return names, barcodes, model.align_with_gaps(barcodes, together=True, strand=strand)
 
 # %% ../../nbs/identification/commands.ipynb #ba2f2278
 @flat

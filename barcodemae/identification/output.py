@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Literal
 import polars as pl
 from ..core import InputError, atomic_path, progress, read_json, write_json
-from ..data.query import Faults, clean_sequence, read_sequences
+from ..data.faults import Faults
+from ..data.query import clean_sequence, read_sequences
 
 # %% ../../nbs/identification/output.ipynb #847d37d5
 class SkippedRecords(UserWarning):
