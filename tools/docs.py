@@ -56,8 +56,8 @@ function rate(s, terms) {
   return total
 }
 function search(query) {
-  const words = query.toLowerCase().split(/\\s+/).filter(w => w)
-  const rated = INDEX.map(s => [rate(s, words), s]).filter(r => r[0])
+  const terms = query.toLowerCase().split(/\\s+/).filter(w => w)
+  const rated = INDEX.map(s => [rate(s, terms), s]).filter(r => r[0])
   return rated.sort((a, b) => b[0] - a[0]).slice(0, 30).map(r => r[1])
 }
 function show() {
