@@ -1,7 +1,8 @@
 """The console command `nbdev_test`: another name for nbdev's own `nbdev-test`, with its arguments. Written by hand, not from a notebook."""
 
 # The script must call nbdev's function itself: called from any other module than a script, it reads no command line.
-try: from nbdev.test import nbdev_test
+try:
+    from nbdev.test import nbdev_test
 except ImportError as error:
     why = str(error)
 
