@@ -58,8 +58,11 @@ def _read(path): # syntax tree, and {line: comment}
 def about_module(
     module, # below barcodemae, as 'training.sweep'
 ) -> str:
-    "First line of a module's docstring, without importing it."
-    return (ast.get_docstring(_read(_module_file(module))[0]) or '').split('\n')[0]
+    "What its own ArgumentParser says that it does, without importing it; else its docstring's first line."
+    tree = _read(_module_file(module))[0]
+    keywords = [k for n in ast.walk(tree) if isinstance(n, ast.Call) for k in n.keywords]
+    found = [k.value.value for k in keywords if k.arg == 'description' and isinstance(k.value, ast.Constant)]
+    return (found or [ast.get_docstring(tree) or ''])[0].split('\n')[0]
 
 # %% ../nbs/ground/options.ipynb #8cbe9455
 def _value(node): # of a default; `MISSING` where there is none
