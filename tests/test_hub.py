@@ -1,4 +1,4 @@
-"""Guards for barcodemae.training.hub: transformers opens encoders, what is refused, ONNX against PyTorch."""
+"""Guards for training.hub and training.onnx: what transformers opens, what is refused, ONNX as PyTorch."""
 import json, subprocess, sys
 
 import pytest, torch
@@ -7,8 +7,8 @@ from huggingface_hub import ModelCard
 from barcodemae.model.sequence import SequenceConfig, SequenceEncoder
 from barcodemae.core import InputError, read_json, write_json
 from barcodemae.model.mae import BarcodeEncoder, BarcodeMAEConfig
-from barcodemae.training.hub import (DataSource, complete, export_onnx, largest_difference, main, model_card,
-                                     push_to_hub, trial_batches)
+from barcodemae.training.hub import DataSource, complete, main, model_card, push_to_hub
+from barcodemae.training.onnx import export_onnx, largest_difference, trial_batches
 from barcodemae.model.tokenizer import KmerTokenizer
 
 SHAPE = dict(k=4, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)

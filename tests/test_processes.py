@@ -153,7 +153,7 @@ def test_tables_are_not_mixed(store, tmp_path):
 def test_cluster_script_is_a_script():
     script = Path(__file__).parent.parent/'tools/slurm.sh'
     assert subprocess.run(['bash', '-n', script]).returncode == 0
-    assert 'barcodemae.training.distributed' in script.read_text()
+    assert 'barcodemae batch' in script.read_text()
 
 
 if __name__ == '__main__': one_process({}, learn, sys.argv[1:])

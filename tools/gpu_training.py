@@ -78,7 +78,8 @@ def full_run(part, name, config):
 def train_variants(part):
     runs, judging = {}, part.size(13, 8) # seconds beside the training of a run
     paces = {v: pace_of(part, variant_config(part, v, steps=1)) for v in VARIANTS}
-    seconds = part.size(.92, .7) * max(6, part.left - 3 * judging) # for all, which take as many steps each
+    # for all of them, which take the same number of steps
+    seconds = part.size(.92, .7) * max(6, part.left - 3 * judging)
     steps = max(2, int(seconds / sum(1 / p for p in paces.values())))
     part.put(paces=paces, steps=steps, store=repr(part.store), runs=runs)
     for variant in VARIANTS:

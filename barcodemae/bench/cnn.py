@@ -18,7 +18,7 @@ from .registry import System, register
 from .weights import fit_weights, read_weights
 from ..compute import Compute, keep_freed_memory, machine_record, probe_compute
 from ..core import InputError, atomic_path, progress, read_json, write_json
-from ..data.align import align_to_gene as align
+from ..data.align import align_to_gene
 from ..data.store import PAD, WIDTH, BarcodeStore, load_dataset, pack
 from ..embedding.embedder import Embedder
 from ..evaluation.linear_probe import fit_one_cycle
@@ -72,7 +72,7 @@ def place(self:BarcodeCNN,
           block:int=512 # barcodes at a time
          ) -> torch.Tensor: # (N, 660) packed, column i holds site i
     "Barcodes aligned to the reference of the network."
-    return torch.cat([align(part, self.reference) for part in bases.split(block)])
+    return torch.cat([align_to_gene(part, self.reference) for part in bases.split(block)])
 
 @patch
 def embed(self:BarcodeCNN,

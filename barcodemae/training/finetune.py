@@ -34,6 +34,7 @@ from .trainer import Objective, Trainer
 @dataclass
 class FinetuneConfig(LoopConfig):
     "Settings of fine-tuning, saved as `config.json` beside what it made."
+    seed: int = 0                     # of heads, batches and dropout
     batch_size: int = 64              # barcodes a step
     learning_rate: float = 1e-3       # peak of one cycle
     warmup: float = 0.1               # fraction of the steps before the peak
