@@ -21,7 +21,8 @@ __all__ = ['__version__', *_FRONT_DOOR]
 
 
 def __getattr__(name):
-    if name not in _FRONT_DOOR: raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    if name not in _FRONT_DOOR:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     value = getattr(importlib.import_module(f'{__name__}.{_FRONT_DOOR[name]}'), name)
     globals()[name] = value
     return value
@@ -49,17 +50,21 @@ def _stand_in(name):
 
 def _add_to(auto):
     for name in ('barcodemae', 'barcodemae_sequence'):
-        if name not in auto.CONFIG_MAPPING: auto.AutoConfig.register(name, _stand_in(name))
+        if name not in auto.CONFIG_MAPPING:
+            auto.AutoConfig.register(name, _stand_in(name))
 
 
 class _WhenImported:
     "First in sys.meta_path: leaves all modules to the others, and adds to AutoConfig once it has been imported."
     @classmethod
     def find_spec(cls, name, path=None, target=None):
-        if name != _AUTO: return None
+        if name != _AUTO:
+            return None
         sys.meta_path.remove(cls)
-        try: spec = importlib.util.find_spec(name)
-        finally: sys.meta_path.insert(0, cls)
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            sys.meta_path.insert(0, cls)
         execute = spec.loader.exec_module
         def exec_module(module):
             execute(module)
@@ -69,4 +74,5 @@ class _WhenImported:
 
 
 sys.meta_path.insert(0, _WhenImported)
-if _AUTO in sys.modules: _add_to(sys.modules[_AUTO])
+if _AUTO in sys.modules:
+    _add_to(sys.modules[_AUTO])

@@ -1,5 +1,5 @@
 "Comparing sites, references that grow and refuse, answers, and the command `barcodemae`."
-import gzip, io, json, os, shutil, subprocess, sys
+import base64, gzip, io, json, os, re, shutil, subprocess, sys
 from pathlib import Path
 import numpy as np, polars as pl, pytest
 from barcodemae import cli
@@ -270,7 +270,8 @@ def test_embed_cluster_plot(world):
     assert run(world, 'cluster', 'q.fasta', '--number', 41, '--model', 'model', '--quiet') == 1
     pytest.importorskip('openTSNE'); pytest.importorskip('plotly')
     assert run(world, 'plot', 'q.fasta', '-o', 'map.html', '--reference', 'reference', *HOW, '--strict') == 0
-    assert store.labels('genus', world['rows'])[0] in (place/'map.html').read_text()
+    data = re.search('id="data">([^<]*)<', (place/'map.html').read_text())[1]
+    assert store.labels('genus', world['rows'])[0] in gzip.decompress(base64.b64decode(data)).decode()
 
 def test_train_and_fit(world):
     "The whole way from barcodes to a model that identifies, as commands."

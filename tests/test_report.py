@@ -1,8 +1,9 @@
 """Guards for barcodemae.evaluation.report: kept runs, rows that are missing, the command."""
-import json, subprocess, sys
+import json
 
 import pytest
 
+from barcodemae import cli
 from barcodemae.core import InputError, write_json
 from barcodemae.evaluation.report import accuracy_row, kept_runs, table
 
@@ -39,13 +40,12 @@ def test_a_row_that_is_missing():
 
 
 @pytest.mark.parametrize('accuracy, said', [(40., 'is above'), (10., 'is below'), (31., 'overlap')])
-def test_command(tmp_path, accuracy, said):
+def test_command(tmp_path, accuracy, said, capsys):
     write_json(tmp_path/'results.json', results(accuracy))
-    command = [sys.executable, '-m', 'barcodemae.evaluation.report']
-    done = subprocess.run([*command, tmp_path], capture_output=True, text=True)
-    assert done.returncode == 0 and said in done.stdout and 'simulated' in done.stdout
-    done = subprocess.run([*command, tmp_path/'nothing'], capture_output=True, text=True)
-    assert done.returncode and 'Fix' in done.stderr and 'Traceback' not in done.stderr
+    assert cli.main(['report', str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert said in out and 'simulated' in out
+    assert cli.main(['report', str(tmp_path/'nothing')]) == 1 and 'Fix' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('text', ['', '{"knn": [', '[]', '{"knn": 3}', '{"knn": []}'])

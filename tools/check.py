@@ -72,7 +72,7 @@ def differing(copy, name, pattern):
 
 
 def modules_match():
-    "The modules, exported anew from the notebooks, are the ones here."
+    "The modules, exported again from the notebooks, are the ones here."
     with tempfile.TemporaryDirectory() as folder:
         copy = project_copy(Path(folder))
         for p in (copy/'barcodemae').rglob('*.py'):
@@ -109,7 +109,7 @@ def ruff():
 
 
 def main():
-    threads = str(max(1, (os.cpu_count() or 1)//WORKERS)) # two jobs run at a time, so each gets its share of the processor
+    threads = str(max(1, (os.cpu_count() or 1)//WORKERS)) # two jobs run at a time, so each gets its share of the CPU
     os.environ.update({n: os.environ.get(n, threads) for n in ('OMP_NUM_THREADS', 'NUMBA_NUM_THREADS')}, PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}")
     jobs = {'check: modules match notebooks': modules_match, 'check: notebooks clean': notebooks_clean, 'check: README fresh': readme_fresh,
             'check: outputs belong to their cells': outputs_fresh,

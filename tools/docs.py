@@ -43,11 +43,11 @@ blockquote { margin-left: 0; color: #567; font-size: 1.1em }
   main { padding: 1em }
 }
 """
-SEARCH = """// Every word must occur; exported names and headings count more than text.
+SEARCH = """// Every term must occur; exported names and headings count more than text.
 // INDEX is in index.js, ROOT is set by each page.
-function rate(s, words) {
+function rate(s, terms) {
   let total = 0
-  for (const w of words) {
+  for (const w of terms) {
     const names = s.names.map(n => n.toLowerCase()), head = (s.page + ' ' + s.heading).toLowerCase()
     const name = names.includes(w) ? 30 : names.some(n => n.includes(w)) ? 8 : 0
     const hit = name + (head.includes(w) ? 6 : 0) + Math.min(4, s.text.toLowerCase().split(w).length - 1)
@@ -56,8 +56,8 @@ function rate(s, words) {
   return total
 }
 function search(query) {
-  const words = query.toLowerCase().split(/\\s+/).filter(w => w)
-  const rated = INDEX.map(s => [rate(s, words), s]).filter(r => r[0])
+  const terms = query.toLowerCase().split(/\\s+/).filter(w => w)
+  const rated = INDEX.map(s => [rate(s, terms), s]).filter(r => r[0])
   return rated.sort((a, b) => b[0] - a[0]).slice(0, 30).map(r => r[1])
 }
 function show() {

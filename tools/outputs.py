@@ -107,7 +107,7 @@ def execute(nb, path):
             try: client.execute_cell(cell, number - 1)
             except (CellExecutionError, DeadKernelError) as e:
                 sys.exit(f'{e}\n{shown(path)}, cell {number} failed: {title(cell.source)}\n'
-                         'The file is as it was. Fix: mend the cell, then run the notebook again')
+                         'The file is as it was. Fix: correct the cell, then run the notebook again')
             cell.outputs = joined_streams(o for o in cell.outputs if o.get('name') != 'stderr')
             if cell.outputs: cell.metadata[KEY] = source_hash(cell.source)
     return nb

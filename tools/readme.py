@@ -53,7 +53,7 @@ def build():
         fresh = f'index_{n}{Path(name).suffix}'
         text = text.replace(f']({name})', f']({PICTURES.relative_to(ROOT)}/{fresh})')
         pictures[fresh] = data
-    text = re.sub(r'```python\n+```\n', '', text) # cells whose source is hidden
+    text = re.sub(r'```python\n+```\n', '', text) # cells whose source is not shown
     text = '\n'.join(line.rstrip() for line in text.splitlines())
     return NOTE + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n', pictures
 

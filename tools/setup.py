@@ -45,7 +45,7 @@ def run(*command, must=True):
     reader.join()
     if process.returncode and must:
         sys.exit(f"{''.join(lines[-20:])}\nsetup: failed: {' '.join(str(c) for c in command)}\n"
-                 f'setup: the whole story is in {LOG.relative_to(ROOT)}; mend what it names and run make again')
+                 f'setup: the whole story is in {LOG.relative_to(ROOT)}; fix what it names and run make again')
     return process.returncode == 0
 
 

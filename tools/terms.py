@@ -64,7 +64,7 @@ TERMS = [
          r'cloud (?:machines?|GPUs?|providers?|computing|services?|storage)'),
     Term(r'\breadings\b|\b(?:whitened|another|plain|paper\'s) reading\b'
          r'|\breading of (?:its|the|the same) vectors\b',
-         'pooled representation; pooling', 'whitened readings', 'reading frames'),
+         'pooled representation; pooling', 'whitened readings', 'dict(readings=[])', r'readings='),
     Term(r'\bcounts of (?:k-mers|words|6-mers)\b', 'k-mer profile', 'counts of k-mers', 'k-mer counts'),
     Term(r'\bat hand\b', 'available, installed', 'where it is at hand', 'where it is available'),
     Term(r'\banew\b', 'from scratch, again', 'made anew', 'made from scratch'),

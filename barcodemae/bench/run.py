@@ -250,8 +250,7 @@ def bench_all(
 
 # %% ../../nbs/bench/run.ipynb #42da886d
 def _arguments(arguments):
-    p = argparse.ArgumentParser(prog='python -m barcodemae.bench.run',
-                                description='Ask every system the same questions.')
+    p = argparse.ArgumentParser(prog='barcodemae bench', description='Ask every system the same questions.')
     p.add_argument('names', nargs='*', metavar='NAME',
                    help='systems; `run` for those of --runs alone (default: all)')
     p.add_argument('--dataset', help='name in settings.ini or path (default: that of settings.ini)')
@@ -275,7 +274,7 @@ def _one(a, store): # in a process of its own
 def main(
     arguments=None, # of the command line
 ):
-    "The command `python -m barcodemae.bench.run`."
+    "The command `barcodemae bench`."
     a = _arguments(arguments)
     try:
         settings = load_settings()
@@ -321,7 +320,7 @@ def kept_bench(
     found = {f.parent.name: brief_bench(read_json(f)) for f in files}
     found = {name: r for name, r in found.items() if 'absent' not in r or name not in known}
     if not known | found:
-        raise InputError('no system was asked yet', file=folder, fix='run python -m barcodemae.bench.run')
+        raise InputError('no system was asked yet', file=folder, fix='barcodemae bench asks them')
     if found:
         write_json(kept, known | found)
     return known | found

@@ -259,6 +259,12 @@ def _map_of(vectors): # (N, D) -> (N, 2)
     near = dict(perplexity=min(30, (len(vectors) - 1) / 3), metric='cosine')
     return np.asarray(TSNE(random_state=0, n_jobs=torch.get_num_threads(), **near).fit(vectors))
 
+def _map_text(query, reference): # title and caption
+    title = Path(query).name if isinstance(query, (str, Path)) and str(query) != '-' else 'Barcodes'
+    folder = Path(getattr(reference, 'folder', reference or ''))
+    colours = f'names found in {folder.name}' if reference else 'clusters by single linkage'
+    return dict(title=title, caption=f't-SNE of the embeddings; {colours}')
+
 # %% ../../nbs/identification/commands.ipynb #cf930c1c
 @flat
 def plot(
@@ -271,7 +277,7 @@ def plot(
     computing:Computing, # options: model, device, threads, quiet
 ):
     "Draw a map of barcodes as one HTML file. Raises `InputError`."
-    from barcodemae.evaluation.figures import atlas
+    from barcodemae.evaluation.interactive import MapOptions, write_map
     _need_plot()
     no_folder(out)
     with _opened(reference, computing) if reference else nullcontext() as known:
@@ -281,9 +287,8 @@ def plot(
         vectors = model.vectors(placed.bases)
     if len(names) < 5:
         raise InputError(f'a map of {len(names)} barcodes', fix='give at least five')
-    page = atlas(_map_of(vectors), np.array(names), taxa, f'{len(names):,} barcodes')
-    with atomic_path(out) as temp:
-        page.write_html(temp, include_plotlyjs=True)
+    options = MapOptions(**_map_text(query, reference))
+    write_map(out, _map_of(vectors), dict(query=names) | taxa, options)
 
 # %% ../../nbs/identification/commands.ipynb #5208d18c
 OPTIONAL = ('plotly', 'openTSNE', 'umap', 'faiss', 'onnxruntime', 'papermill')
