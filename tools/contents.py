@@ -5,7 +5,7 @@
 Start pages come first, then the packages from the ground up; in a package first the main road (the numbered
 notebooks), then the side rooms, each after those that it builds on; experiments are last.
 """
-import json, re, sys
+import ast, json, re, sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,18 +13,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from ladder import LADDER, ROOT  # noqa: E402
 
 START, EXPERIMENTS = 'start', 'experiments' # groups that are no packages
-HEADINGS = {
-    START: 'Start here',
-    'ground': 'Ground: settings, errors, devices, scores',
-    'data': 'Data: from files to aligned bases',
-    'model': 'Model: tokens, BarcodeMAE and its architectures',
-    'embedding': 'Embedding: vectors and neighbours',
-    'evaluation': 'Evaluation: what an encoder knows',
-    'training': 'Training: from a preset to the Hub',
-    'bench': 'Bench: every system on the same questions',
-    'identification': 'Identification: from vectors to names',
-    'cli': 'The command',
-    EXPERIMENTS: 'Experiments: tables, figures, measurements'}
+HEADINGS = {START: 'Start here', 'ground': 'Ground: settings, errors, devices, scores', 'cli': 'The command',
+            EXPERIMENTS: 'Experiments: tables, figures, measurements'}
+for package in (ROOT/'barcodemae').glob('*/__init__.py'): # theirs is what the package says of itself
+    about = ast.get_docstring(ast.parse(package.read_text(encoding='utf-8'))) or package.parent.name
+    HEADINGS[package.parent.name] = about.split('\n')[0].rstrip('.')
 
 
 class Page(NamedTuple):

@@ -70,7 +70,7 @@ def module_gaps(name:str) -> list: # as of function_gaps
     "Of every name in the `__all__` of a module that is made there, and of the methods it adds to classes."
     module, gaps = importlib.import_module(name), []
     for public in dict.fromkeys(getattr(module, '__all__', [])):
-        value = inspect.getattr_static(module, public)
+        value = vars(module).get(public) # None for names that are loaded when they are used
         if getattr(value, '__module__', None) != name: continue
         if inspect.isclass(value): gaps += class_gaps(public, value)
         elif callable(value) and hasattr(value, '__name__'): gaps += function_gaps(public, value)

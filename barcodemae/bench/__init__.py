@@ -1,0 +1,1 @@
+"""Bench: every system on the same questions."""

@@ -1,0 +1,1 @@
+"""Data: from files to aligned bases, and queries in any state."""

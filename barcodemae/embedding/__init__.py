@@ -1,0 +1,1 @@
+"""Embedding: vectors of barcodes, and their nearest neighbours."""

@@ -1,0 +1,1 @@
+"""Evaluation: what an encoder knows, with intervals and figures."""

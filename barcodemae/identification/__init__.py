@@ -1,0 +1,1 @@
+"""Identification: from a labelled reference to names, with confidence."""

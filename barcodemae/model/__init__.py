@@ -1,5 +1,6 @@
-"""BarcodeMAE and what it is compared with. `load_encoder` opens any of their encoders.
+"""Model: BarcodeMAE, and the architectures that it is compared with.
 
+`load_encoder` opens any of their encoders.
 PyTorch is imported when `load_encoder` is first asked for, not with this package."""
 __all__ = ['load_encoder']
 
