@@ -5,7 +5,7 @@ import numpy as np, pytest, torch
 
 from barcodemae.bench import run as bench
 from barcodemae.bench.registry import System, load, register, systems
-from barcodemae.bench.run import bench_jobs, bench_protocol, bench_state, bench_system, kept_bench, main
+from barcodemae.bench.run import bench_jobs, bench_protocol, bench_state, bench_system, main
 from barcodemae.compute import Compute
 from barcodemae.core import InputError, read_json, write_json
 from barcodemae.embedding.embedder import EncoderEmbedder
@@ -13,6 +13,7 @@ from barcodemae.embedding.kmers import kmer_counts
 from barcodemae.embedding.neighbours import nearest
 from barcodemae.evaluation.knn import untrained_encoder
 from barcodemae.evaluation.masking import kmer_noise, mask_bases, mask_tokens
+from barcodemae.evaluation.report import kept_bench
 from barcodemae.evaluation.run import SHORT as PROTOCOL, Evaluation, evaluate_run
 from barcodemae.model.mae import BarcodeMAEConfig
 from barcodemae.data.store import load_dataset, pack

@@ -15,7 +15,7 @@ from barcodemae.embedding.embed import embed
 from barcodemae.embedding.neighbours import nearest
 from barcodemae.model.cpu_layers import ByteDropout, FusedLinear
 from barcodemae.training.config import make_config, model_config
-from barcodemae.identification.model import save_model
+from barcodemae.identification.model import Model, save_model
 from barcodemae.data.store import load_dataset
 from barcodemae.training.pretrain import Pretraining, masked_accuracy
 from barcodemae.training.trainer import Trainer
@@ -108,8 +108,8 @@ def test_probe(store):
 
 def test_vectors_of_identification(store, tmp_path, monkeypatch):
     encoder = untrained_encoder(model_config(config(), reference=store.sequences([0])[0]))
-    model = save_model(tmp_path/'model', encoder, np.array(store.bases[:200]))
-    model.compute = META
+    save_model(tmp_path/'model', encoder, np.array(store.bases[:200]))
+    model = Model(tmp_path/'model', META)
     with OnDevice(may_wait=True): assert model.vectors(np.array(store.bases[:50])).shape == (50, model.width)
 
 
