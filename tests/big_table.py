@@ -12,7 +12,8 @@ def write(path, n, species=20_000):
     "`n` rows: barcodes of random species, a quarter unchanged, the others with up to three changes; one species in five has a name."
     rng, letters = np.random.default_rng(0), np.frombuffer(b'ACGT', np.uint8)
     ancestors = letters[rng.integers(0, 4, (species, 658))]
-    opener = (lambda p: gzip.open(p, 'wt', compresslevel=1)) if str(path).endswith('.gz') else (lambda p: open(p, 'w'))
+    opener = (lambda p: gzip.open(p, 'wt',
+                                  compresslevel=1)) if str(path).endswith('.gz') else (lambda p: open(p, 'w'))
     with opener(path) as f:
         f.write(HEADER)
         for start in range(0, n, 50_000):

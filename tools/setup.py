@@ -30,9 +30,12 @@ def watch(process, lines, start):
 
 
 def run(*command, must=True):
-    "Run a command, logged and watched; True when it went well. Where it must, failure ends here with the last lines of the log."
+    """Run a command, logged and watched; True when it went well.
+
+    Where it must, failure ends here with the last lines of the log."""
     lines, start = [], time.time()
-    process = subprocess.Popen([str(c) for c in command], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen([str(c) for c in command], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT)
     def read():
         with LOG.open('a') as log:
             for line in process.stdout:
@@ -49,7 +52,8 @@ def run(*command, must=True):
     return process.returncode == 0
 
 
-def install(*args, **kwargs): return run(PY, '-m', 'pip', '--disable-pip-version-check', 'install', '--no-compile', *args, **kwargs)
+def install(*args, **kwargs): return run(PY, '-m', 'pip', '--disable-pip-version-check', 'install',
+                                         '--no-compile', *args, **kwargs)
 
 
 def python(code): return subprocess.run([PY, '-c', code], capture_output=True, text=True).returncode == 0
@@ -89,8 +93,10 @@ def install_torch():
             say('note: this torch does not see the GPU, so the CPU will be used (see https://pytorch.org for the build that fits)')
         return
     say(f'installing {TORCH} (no GPU here: the CPU build where it can be had)')
-    if install('--no-index', '--no-deps', TORCH, must=False): return # its dependencies come with the library's
-    if reachable(f'{CPU_INDEX}/torch/') and install('--index-url', CPU_INDEX, '--no-deps', TORCH, must=False): return
+    # its dependencies come with the library's
+    if install('--no-index', '--no-deps', TORCH, must=False): return
+    if reachable(f'{CPU_INDEX}/torch/') and install('--index-url', CPU_INDEX, '--no-deps', TORCH,
+                                                    must=False): return
     say(f"PyTorch's CPU index cannot be reached: taking {TORCH} from pip's usual index, which may be a CUDA build of some GB")
     install(TORCH)
 
@@ -106,7 +112,8 @@ def main():
     say('installing the library and its notebook tools (some minutes on a fresh machine)')
     install('-e', '.[notebooks]')
     say('compiling it')
-    run(PY, '-m', 'compileall', '-q', '-j', '0', *VENV.glob('lib/python*/site-packages'), must=False) # on all cores, where pip would use one
+    # on all cores, where pip would use one
+    run(PY, '-m', 'compileall', '-q', '-j', '0', *VENV.glob('lib/python*/site-packages'), must=False)
     (VENV/'.installed').touch()
     say(f'done in {time.time() - start:.0f} seconds')
 
