@@ -12,6 +12,7 @@ from pathlib import Path
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from fastcore.basics import patch
+from transformers.utils.logging import disable_progress_bar
 from .. import core
 from ..core import InputError, atomic_path, read_json
 from ..model.tokenizer import KmerTokenizer
@@ -66,6 +67,7 @@ def save_encoder(self:RunFolder,
     "Write an encoder and its tokenizer."
     if not self.writes:
         return
+    disable_progress_bar() # transformers' own, inside of ours
     with atomic_path(self.path/name) as folder:
         encoder.save_pretrained(folder)
         KmerTokenizer(k=encoder.config.k).save_pretrained(folder)
