@@ -8,6 +8,7 @@ import pytest
 import barcodemae
 from barcodemae import cli
 from barcodemae.cli import COMMANDS, GROUPS, has_main, parser
+from barcodemae.core import InputError
 
 HEAVY = {'torch', 'polars', 'numpy', 'transformers', 'sklearn', 'fastcore'}
 FUNCTIONS = [name for name in COMMANDS if not has_main(name)]
@@ -150,3 +151,28 @@ def test_bash_completes(tmp_path):
     assert offered('identify', '--format', '') == ['tsv', 'json', 'parquet']
     assert offered('identify', 'mine') == []                            # bash offers files then
     with pytest.raises(barcodemae.InputError, match='no such shell'): cli.completion('cmd')
+
+
+def test_numbers_that_may_be_absent_are_numbers_on_the_command_line():
+    a = cli.parser().parse_args(['finetune', '-o', 'x', '--start', 'y', '--steps', '5', '--minutes', '.5'])
+    assert (a.steps, a.minutes) == (5, .5)
+
+
+def test_help_does_not_speak_of_errors_and_completion_not_of_places(capsys):
+    with pytest.raises(SystemExit): cli.parser().parse_args(['index', '--help'])
+    assert 'Raises' not in capsys.readouterr().out
+    assert '--query' not in cli._flags()['identify'] and '--reference' in cli._flags()['identify']
+
+
+@pytest.mark.parametrize('query, said', [([5], 'int'), (7, 'int'), ('ACGT' * 100, 'in a list'), ([None], 'NoneType')])
+def test_what_is_no_query(query, said):
+    from barcodemae.data.faults import Faults
+    from barcodemae.identification.output import read_queries
+    with pytest.raises(InputError, match=said): list(read_queries(query, Faults()))
+
+
+def test_ids_that_look_alike_are_both_answered():
+    from barcodemae.data.faults import Faults
+    from barcodemae.identification.output import read_queries
+    (names, barcodes), = read_queries({1: 'ACGT' * 30, '1': b'TTGT' * 30}, Faults())
+    assert names == ['1', '1'] and barcodes == ['ACGT' * 30, 'TTGT' * 30]

@@ -124,3 +124,11 @@ def test_faults(store, start, tmp_path):
     finetune(config(start, epochs=1), store, tmp_path/'c', CPU)
     with pytest.raises(InputError, match='other settings'):
         finetune(config(start, epochs=2), store, tmp_path/'c', CPU)
+
+
+@pytest.mark.parametrize('change', [dict(optimizer='sgd'), dict(steps=-1), dict(ranks='genus'), dict(validations=0)])
+def test_settings_that_make_no_sense_leave_no_folder(change, tmp_path):
+    from barcodemae.training.finetune import finetune
+    config = FinetuneConfig(start='nowhere', **change)
+    with pytest.raises(InputError): finetune(config, None, tmp_path/'run')
+    assert not (tmp_path/'run').exists()

@@ -36,8 +36,8 @@ def read(path, nbs):
     text = '\n'.join(source for kind, source in cells if kind == 'markdown')
     code = '\n'.join(source for kind, source in cells if kind == 'code' and source.startswith('#|'))
     found = [re.search(pattern, where, flags=re.M) for pattern, where in (
-        (r'^# (.*)', text), (r'^> (.*)', text), (r'^#\|\s*default_exp\s+(\S+)', code))]
-    title, abstract, module = (m[1].strip() if m else '' for m in found)
+        (r'^# (.*)', text), (r'^> (.*(?:\n> .*)*)', text), (r'^#\|\s*default_exp\s+(\S+)', code))]
+    title, abstract, module = (m[1].strip().replace('\n> ', ' ') if m else '' for m in found)
     inside, relative = module.count('.') > 0, path.relative_to(nbs)
     group = module.split('.')[0] if inside else ('cli' if module == 'cli' else 'ground') if module else START
     if EXPERIMENTS in relative.parts: group = EXPERIMENTS

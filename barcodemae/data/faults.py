@@ -62,7 +62,7 @@ def report(self:Faults) -> str: # '' where nothing was wrong
     if not self.counts:
         return ''
     several = len({str(file) for found in self.first.values() for file, *_ in found}) > 1
-    lines = [f'{self.given:,} barcodes read; what was wrong:']
+    lines = [f"{self.given:,} barcode{'s' * (self.given != 1)} read; what was wrong:"]
     for kind in sorted(self.counts, key=list(FAULTS).index):
         n = self.counts[kind]
         shown = [(file if several else None, *where) for file, *where in self.first[kind]]

@@ -76,7 +76,7 @@ def verdict(
     "Is the trained encoder above the untrained one by more than their 95 % intervals? (genus, 1-NN)"
     model, control = (accuracy_row(results, method, query) for method in ('model', 'untrained'))
     if model['low'] > control['high']:
-        return 'The trained encoder is above the untrained one by more than their intervals.'
+        return f'Genus of {query}: the interval of the trained encoder is above that of the untrained one.'
     if model['high'] < control['low']:
         said = 'The trained encoder is below the untrained one'
     else:

@@ -49,7 +49,7 @@ class Ask:
     strand: Literal['both', 'plus', 'minus'] = 'both' # of the sequences; both: found for each of them
     expect_new: float = .5   # share of queries whose species the reference is believed to lack
     cutoff: float = .9       # confidence that a name needs to stand in the column taxon
-    hits: int = 0            # so many best references of each query, in place of an answer
+    hits: int = 0            # the N best references of each query, in place of an answer
 
     def __post_init__(self):
         fixes = dict(expect_new='give a share between 0 and 1', cutoff='give a share from 0 to 1',
@@ -202,7 +202,7 @@ def ambiguous(self:Identifier,
     assigned:dict, # rank -> `Assigned`
     blank:np.ndarray, # (Q,) bool: without a name
 ) -> list: # Q str: the names of equally near references, '' where there is but one
-    "Names that the bases cannot tell apart."
+    "Names of references that are equally near."
     tied, out = equally_near(found, np.zeros(len(blank), int)) & ~blank[:, None], [''] * len(blank)
     for rank in assigned: # the lowest rank at which they differ decides
         number, names = self.number[rank][found.rows], self.reference.names[rank]

@@ -58,12 +58,14 @@ def single_linkage(
 def group_barcodes(
     model:Model, # that embeds them
     bases:np.ndarray, # (N, 660) on the columns of the gene
-    number=None, # exactly so many groups, by Ward's method
+    number=None, # exactly N groups, by Ward's method
     distance:float=2.2, # without a number: see `single_linkage`
 ) -> tuple: # (N,) group from 1, the largest first, and (N,) its size
-    "Species-like groups. Raises `InputError` for more groups than barcodes."
+    "Species-like groups. Raises `InputError` for more groups than barcodes, or no percentage as distance."
     from barcodemae.evaluation.clustering import ward
-    if number is not None and not 1 <= number <= len(bases):
+    if not isinstance(distance, (int, float)) or not 0 <= distance <= 100:
+        raise InputError(f'distance {distance!r}', fix='give a percentage from 0 to 100')
+    if number is not None and (int(number) != number or not 1 <= number <= len(bases)):
         fix = f'give a number from 1 to {len(bases)}'
         raise InputError(f'{number} groups of {len(bases)} barcodes', fix=fix)
     groups = ward(model.vectors(bases), number) if number else single_linkage(model, bases, distance)

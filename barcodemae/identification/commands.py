@@ -57,6 +57,8 @@ def _model(c:Computing):
 
 # %% ../../nbs/identification/commands.ipynb #d76d9c5b
 def _source(name): # a file, or a data set by its name in settings.ini
+    if not isinstance(name, (str, Path)):
+        raise InputError(f'no reference in {type(name).__name__}', fix='give a file with labels')
     return Path(name) if Path(name).exists() else find_dataset(name)
 
 def _bytes(source): # of a file, or of all in a folder
@@ -222,7 +224,7 @@ def _read_all(query, model, strand, strict, quiet): # ids, barcodes and `Placed`
 def cluster(
     query, # FASTA, FASTQ or table, compressed or not; - is standard input; in Python also list or dict of str
     out=None, # file to write; when absent, the answer goes to standard output, in Python a table comes back
-    number:int=None, # exactly so many groups
+    number:int=None, # exactly N groups
     distance:float=2.2, # without a number: percent at which barcodes that belong together differ at most
     strand:Literal['both', 'plus', 'minus']='both', # of the sequences; both: found for each of them
     *,

@@ -31,17 +31,20 @@ class Reading:
 
 # %% ../../nbs/identification/output.ipynb #fb8e48a1
 def _in_memory(query, faults, batch, skip): # as `read_sequences`, from {id: sequence} or a list of sequences
-    if not hasattr(query, 'items'):
-        query = {str(i): sequence for i, sequence in enumerate(query)}
-    good = {}
-    for name, sequence in query.items():
-        barcode, kind, detail = clean_sequence(str(sequence).encode())
+    good = []
+    for name, sequence in query.items() if hasattr(query, 'items') else enumerate(query):
+        if isinstance(sequence, bytes):
+            sequence = sequence.decode('ascii', 'replace')
+        if not isinstance(sequence, str):
+            raise InputError(f'this is no sequence but {type(sequence).__name__}', record=name,
+                             fix='give a file, a list of str, or a dict {id: str}')
+        barcode, kind, detail = clean_sequence(sequence.encode())
         if kind:
             faults.add(kind, record=name, detail=detail)
         else:
-            good[str(name)] = barcode
+            good.append((str(name), barcode))
     faults.given += len(good)
-    names, barcodes = list(good), list(good.values())
+    names, barcodes = [n for n, _ in good], [b for _, b in good]
     for i in range(skip, len(names), batch):
         yield names[i:i + batch], barcodes[i:i + batch]
 
@@ -55,7 +58,11 @@ def read_queries(
 ):
     "Yield (ids, barcodes), lists of at most `batch` str. Raises `InputError` as `read_sequences` does."
     if not isinstance(query, (str, Path)):
+        if not hasattr(query, '__iter__'):
+            raise InputError(f'no queries in {type(query).__name__}', fix='give a file, a list or a dict')
         return _in_memory(query, faults, batch, skip)
+    if len(str(query)) > 200 and not set(str(query).upper()) - set('ACGTNU-'):
+        raise InputError('this is a sequence, not a file', fix='give it in a list')
     return read_sequences(query, faults, batch, done=done, skip=skip)
 
 def warn_of(
@@ -142,8 +149,12 @@ class Job:
         return about | dict(size=size, time=when, source=source)
 
 def _size(query): # bytes, None where nobody knows
-    known = isinstance(query, (str, Path)) and str(query) != '-' and Path(query).exists()
-    return Path(query).stat().st_size if known else None
+    if not isinstance(query, (str, Path)) or str(query) == '-':
+        return None
+    try:
+        return Path(query).stat().st_size
+    except OSError: # not there, or no name of a file: told where it is opened
+        return None
 
 # %% ../../nbs/identification/output.ipynb #7d5606ba
 def _open_pieces(out, key, resumes): # the folder, with the pieces of the same job or with none

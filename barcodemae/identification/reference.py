@@ -81,7 +81,8 @@ def __len__(self:Reference): return len(self.labels)
 
 @patch
 def __repr__(self:Reference):
-    size = [f'{len(self.names[r]):,} {r}' for r in ('family', 'genus', 'species') if r in self.names]
+    plural = dict(family='families', genus='genera', species='species')
+    size = [f'{len(self.names[r]):,} {name}' for r, name in plural.items() if r in self.names]
     return f"Reference {self.folder.name}: {len(self):,} barcodes, {', '.join(size)}"
 
 # %% ../../nbs/identification/reference.ipynb #1f2a3b4c

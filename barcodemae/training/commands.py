@@ -55,6 +55,8 @@ def train(
     changes = {name: _value(value) for name, value in (settings or {}).items()}
     if dataset:
         changes['dataset'] = str(dataset)
+    if 'preset' in changes:
+        raise InputError('the preset is no setting', record='preset', fix='give it as preset')
     config, compute = make_config(preset, **changes), _compute(device)
     store = load_dataset(config.dataset)
     record = pretrain(config, store, out, compute=compute)
