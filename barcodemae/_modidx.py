@@ -566,8 +566,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'barcodemae/evaluation/figures.py'),
                                                'barcodemae.evaluation.figures.draw_masking': ( 'figures.html#draw_masking',
                                                                                                'barcodemae/evaluation/figures.py'),
-                                               'barcodemae.evaluation.figures.draw_tiles': ( 'figures.html#draw_tiles',
-                                                                                             'barcodemae/evaluation/figures.py'),
                                                'barcodemae.evaluation.figures.draw_tsne': ( 'figures.html#draw_tsne',
                                                                                             'barcodemae/evaluation/figures.py'),
                                                'barcodemae.evaluation.figures.purity': ( 'figures.html#purity',
