@@ -32,6 +32,7 @@ def wait_for(
     if torch.device(device).type == 'cuda':
         torch.cuda.synchronize(device)
 
+# %% ../nbs/ground/compute.ipynb #fa6d724a
 def matmul_gflops(
     device, # 'cpu', 'cuda', ...
     dtype:torch.dtype, # of the matrices

@@ -17,6 +17,7 @@ def _parameter(field): # of a signature, from a field of a dataclass
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(field.name, kind, default=default, annotation=field.type)
 
+# %% ../nbs/ground/options.ipynb #6104e971
 def flat(
     function, # some of its parameters are annotated with a dataclass
 ): # the function, its signature with the fields in place of these parameters
@@ -55,6 +56,7 @@ def _read(path): # syntax tree, and {line: comment}
     tokens = [t for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type == tokenize.COMMENT]
     return ast.parse(text), {t.start[0]: t.string.lstrip('# ') for t in tokens}
 
+# %% ../nbs/ground/options.ipynb #6471cc31
 def about_module(
     module, # below barcodemae, as 'training.sweep'
 ) -> str:

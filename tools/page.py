@@ -72,7 +72,7 @@ def notebook_faults(path:Path) -> list: # of Faults
         exported = re.search(r'^#\|\s*export', source, re.M)
         (found if exported else wide).extend(wide_lines(source, where, kind != 'code'))
         if kind != 'code': continue
-        n = sum(not line.startswith('#|') for line in lines)
+        n = len(lines)
         if n > CELL: found.append(Fault('cell', where, f'{n} lines, at most {CELL}. Fix: split the cell'))
         found += parameter_faults(source, where)
     return found + (wide if len(wide) >= max(1, WIDE * total) else [])

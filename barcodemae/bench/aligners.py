@@ -209,6 +209,7 @@ def _named(table, n, known, code): # names (n,) and confidence (n,) from lines s
 METHODS = dict(blast=blast, vsearch=vsearch, sintax=sintax)
 ASKED = (('genus', 'test_unseen'), ('species', 'test'))
 
+# %% ../../nbs/bench/aligners.ipynb #33907312
 def alignment_rows(
     store, # `BarcodeStore` with partitions
     method, # one of `METHODS`

@@ -84,7 +84,6 @@ class Cleaner:
         self.config, self.done = config, CleanReport()
         self.barcodes, self.ids = Seen(), Seen()
         self.labelled, self.double_ids = [], []
-
     def __call__(self,
         frame:pl.DataFrame, # with processid, genus, species, dna_barcode
     ) -> pl.DataFrame:

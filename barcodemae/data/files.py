@@ -72,6 +72,7 @@ def _step(stream, file):
         fix = 'copy the file to another disk'
         raise InputError(f'cannot be read ({e.strerror})', file=file, fix=fix) from e
 
+# %% ../../nbs/data/files.ipynb #5d97838c
 def _unpacked(stream, file):
     "What was compressed, in pieces of at least 64 kB; `Broken` after the last that could be unpacked."
     piece, data = b'', True

@@ -67,7 +67,6 @@ class BarcodeStore:
                 fix='delete this folder; it is made from scratch') from e
         if note := self.meta.get('unlike_published'):
             warnings.warn(note, stacklevel=3)
-
     def __len__(self): return self.meta['barcodes']
 
     def __repr__(self):

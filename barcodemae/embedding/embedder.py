@@ -149,7 +149,6 @@ class EncoderEmbedder(Embedder):
     ):
         super().__init__(compute)
         self.encoder, self.width = encoder, encoder.config.hidden_size
-
     def _embed(self, barcodes, **options):
         return embed(self.encoder, pack(self.cut(barcodes)), compute=self.compute, **options)
 

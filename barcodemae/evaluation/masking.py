@@ -91,6 +91,7 @@ def mask_bases(
         kmers[i] = 'N' * TEXT_K if mode == 'masked' else ''
     return ''.join(kmers)
 
+# %% ../../nbs/07_masking.ipynb #a920b923
 def embed_with_bases_removed(
     embedder:Embedder, # any
     store, # a `BarcodeStore`

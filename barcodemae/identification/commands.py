@@ -79,7 +79,6 @@ def index(
     computing:Computing, # options: model, device, threads, quiet
 ) -> Reference:
     """Make a reference of labelled barcodes, or add to one.
-
     REFERENCE is a table (CSV, TSV, Parquet) with the columns processid, dna_barcode and some of phylum,
     class, order, family, genus, species, or FASTA whose headers end in
     ;tax=o:Diptera,f:Culicidae,g:Aedes,s:Aedes aegypti. Stopped, the same command resumes. Raises

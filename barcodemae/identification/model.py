@@ -27,6 +27,7 @@ MODEL_FILES = ('config.json', 'columns.safetensors', 'identify.json', 'model.saf
                'reading.safetensors') # the last: mean and whitening matrix
 _MODEL_FIX = 'give the folder of a model that identifies (barcodemae fit makes one), or none'
 
+# %% ../../nbs/identification/model.ipynb #92aae72c
 class Model:
     """Aligns, compares and embeds barcodes by what a model folder holds.
 

@@ -148,6 +148,7 @@ class Job:
         when, source = Path(query).stat().st_mtime_ns, str(Path(query).absolute())
         return about | dict(size=size, time=when, source=source)
 
+# %% ../../nbs/identification/output.ipynb #8c6fb1e3
 def _size(query): # bytes, None where nobody knows
     if not isinstance(query, (str, Path)) or str(query) == '-':
         return None

@@ -175,8 +175,7 @@ def make_reference(
     folder, counts, waiting = _new_folder(folder, source, model), dict.fromkeys(COUNTED, 0), []
     reference = Reference(folder, model)
     known = set(reference.labels['processid']), set(reference.labels['mark'])
-    columns = ('processid', *RANKS, 'dna_bin', 'dna_barcode', 'split')
-    for frame in read_batches(source, columns=columns, done=done):
+    for frame in read_batches(source, columns=('dna_barcode', 'split', *LABELS[:-1]), done=done):
         waiting.append(_usable(frame, splits, known, counts))
         while sum(map(len, waiting)) >= block:
             frame = pl.concat(waiting)

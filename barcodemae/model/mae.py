@@ -27,7 +27,6 @@ VARIANTS = ('mae', 'mae_with_mask', 'encoder_only')
 @strict
 class BarcodeMAEConfig(BertConfig):
     """Shape of encoder and decoder (paper §2.2.2). The fields of `BertConfig` describe the encoder.
-
     Raises `ValueError` for an unknown variant, a `k` outside 3 to 8 or a mask ratio outside 0 to 1."""
     model_type = 'barcodemae'
     k: int = 6                             # length of a k-mer
@@ -99,6 +98,7 @@ class Masking:
     kept: torch.Tensor         # (B, K) positions of all others, K = T - M
     kept_valid: torch.Tensor   # (B, K) bool: is this slot in use?
 
+# %% ../../nbs/03_model.ipynb #869388f4
 def random_masking(input_ids:torch.Tensor, # (B, T)
                    attention_mask:torch.Tensor, # (B, T)
                    ratio:float, # share of k-mers to mask

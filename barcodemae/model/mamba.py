@@ -80,7 +80,6 @@ class SelectiveSSM(nn.Module):
         nn.init.zeros_(self.conv1d.bias)
         with torch.no_grad():
             self.dt_proj.bias.copy_(initial_steps(inner))
-
     def forward(self,
                 x:torch.Tensor, # (B, T, E)
                 gate:torch.Tensor): # (B, T, E)
@@ -269,7 +268,6 @@ class Mamba2(nn.Module):
         self.norm, rates = nn.RMSNorm(inner, eps=1e-5), torch.empty(heads).uniform_(1, 16)
         start = rates.log(), torch.ones(heads), initial_steps(heads)
         self.A_log, self.D, self.dt_bias = map(nn.Parameter, start)
-
     def forward(self, u): # (B, T, D) -> (B, T, D)
         gate, xBC, dt = self.in_proj(u).split(self.split, -1)
         x, B, C = F.silu(short_convolution(self.conv1d, xBC)).split(self.inside, -1)

@@ -76,7 +76,6 @@ class SequenceEncoder(PreTrainedModel):
     "One of `ARCHITECTURES` over k-mers: `forward` gives `last_hidden_state` (B, T, D), `embed` is (B, D)."
     config_class, base_model_prefix, main_input_name = SequenceConfig, 'encoder', 'input_ids'
     embed = BarcodeEncoder.embed
-
     def __init__(self, config:SequenceConfig): # its shape
         super().__init__(config)
         with torch.device('cpu'):
