@@ -55,7 +55,7 @@ def _add_to(auto):
 
 
 class _WhenImported:
-    "First in sys.meta_path: leaves all modules to the others, and adds to AutoConfig once it has been imported."
+    "First in sys.meta_path: leaves modules to the others, adds to AutoConfig once it has been imported."
     @classmethod
     def find_spec(cls, name, path=None, target=None):
         if name != _AUTO:
