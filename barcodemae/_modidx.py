@@ -1352,6 +1352,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'barcodemae/training/config.py'),
                                             'barcodemae.training.config.check_loop': ( 'training/config.html#check_loop',
                                                                                        'barcodemae/training/config.py'),
+                                            'barcodemae.training.config.check_settings': ( 'training/config.html#check_settings',
+                                                                                           'barcodemae/training/config.py'),
                                             'barcodemae.training.config.embedding_gflop': ( 'training/config.html#embedding_gflop',
                                                                                             'barcodemae/training/config.py'),
                                             'barcodemae.training.config.make_config': ( 'training/config.html#make_config',

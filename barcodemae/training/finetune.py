@@ -26,7 +26,7 @@ from ..model.cpu_layers import use_cpu_kernels
 from ..model.mae import BarcodeEncoder, BarcodeMAEForPreTraining, predict_masked, random_masking
 from ..model.sequence import load_encoder
 from ..model.tokenizer import FIRST_KMER, kmer_ids
-from .config import LoopConfig, check_loop
+from .config import LoopConfig, check_loop, check_settings
 from .loop import run_or_resume
 from .trainer import Objective, Trainer
 
@@ -318,10 +318,7 @@ def finetune(config:FinetuneConfig, # settings of the run
 
     Paper appendix B.1. The encoder of the best validation is in `best`. Raises `InputError` where `train` has
     no labels, and where the folder holds another run."""
-    try:
-        check_loop(config)
-    except ValueError as e:
-        raise InputError(str(e), fix='correct the setting') from None
+    check_settings(config, check_loop)
     if isinstance(config.ranks, str):
         raise InputError(f'ranks {config.ranks!r}', fix='give a list of ranks')
     return run_or_resume(Finetuning, config, store, run_dir, compute, watch=watch)
