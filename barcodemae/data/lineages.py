@@ -10,43 +10,52 @@ __all__ = ['KEYS', 'EUKARYOTES', 'BIN', 'KNOWN', 'ENDINGS', 'LONGEST_LINEAGE', '
 import polars as pl
 from .names import LINEAGE
 
-# %% ../../nbs/data/lineages.ipynb #96b33566
-KEYS = dict(kingdom='k|kingdom', phylum='p|phylum') | {'class': 'c|class'} | dict(order='o|order',
-    family='f|family', subfamily='sf|subfamily', genus='g|genus', species='s|species')
-_DOMAIN = 'd|sk|domain|superkingdom'
-_ANY = '|'.join([*KEYS.values(), _DOMAIN, 't']) # t: the BIN, in coidb
+# %% ../../nbs/data/lineages.ipynb #5c576421
+KEYS = dict(kingdom='k kingdom', phylum='p phylum') | {'class': 'c class'} | dict(order='o order',
+    family='f family', subfamily='sf subfamily', genus='g genus', species='s species',
+    domain='d sk domain superkingdom', dna_bin='t') # as they stand in front of : or __
+_RANK_OF = {key: rank for rank, keys in KEYS.items() for key in keys.split()}
+_NEXT, _IS = '\x1f', '\x1e' # in front of a rank; between it and its name
+_MARKS = {sep + key + mark: _NEXT + key + _IS
+          for sep in (',', ';', ', ', '; ') for key in _RANK_OF for mark in (':', '__')}
 _NUMBER = r'_-?\d+' # of a taxon; COInr has negative ones
-
-def _named(text, key): # what stands behind the name of one rank
-    end = rf'(?:[,;]\s*(?:{_ANY})(?::|__)|[;,\s]*$)'
-    return text.str.extract(rf'(?:^|[,;])\s*(?:{key})(?::|__)\s*(.*?)\s*{end}')
+EUKARYOTES = ('Eukaryota', 'Eukarya') # a domain, which says nothing about the kingdom
+BIN = r'BOLD:[A-Z]{3}\d{4}'
 
 def _is_numbered(text):
     return text.str.count_matches(rf'{_NUMBER}\s*(?:[;,]|$)') >= 2
 
-def _unnumbered(name, numbered): # a name without its number; null where the rank is filled up
+def _unnumbered(name, is_numbered): # a name without its number; null where the rank is filled up
     plain = name.str.replace(rf'{_NUMBER}$', '')
     plain = pl.when(~plain.str.contains(f'^(?:{"|".join(LINEAGE)})_')).then(plain)
-    return pl.when(numbered).then(plain).otherwise(name)
+    return pl.when(is_numbered).then(plain).otherwise(name)
 
-def _last_number(text, numbered):
-    return pl.when(numbered).then(text.str.extract(r'_(-?\d+)[;,\s]*$'))
+def _taxid(text, is_numbered): # the number of the last name
+    return pl.when(is_numbered).then(text.str.extract(r'_(-?\d+)[;,\s]*$'))
 
-# %% ../../nbs/data/lineages.ipynb #41dbd5d2
+# %% ../../nbs/data/lineages.ipynb #0526a058
 def named_ranks(
-    text:pl.Expr, # such as k__Animalia; p__Arthropoda or k:Animalia,p:Arthropoda
-) -> dict: # column of `LINEAGE`, taxid or dna_bin -> expression
-    "Names from a lineage that names its ranks; null where a rank is not there."
-    numbered = _is_numbered(text)
-    names = {rank: _unnumbered(_named(text, key), numbered) for rank, key in KEYS.items()}
-    names['kingdom'] = names['kingdom'].fill_null(_named(text, _DOMAIN))
-    names = {rank: pl.when(name != '').then(name) for rank, name in names.items()}
-    names['kingdom'] = names['kingdom'].str.replace(rf'{_NUMBER}$', '')
-    names['kingdom'] = pl.when(~names['kingdom'].is_in(EUKARYOTES)).then(names['kingdom'])
-    return names | dict(taxid=_last_number(text, numbered), dna_bin=text.str.extract(f'({BIN})'))
-
-EUKARYOTES = ('Eukaryota', 'Eukarya') # a domain, which says nothing about the kingdom
-BIN = r'BOLD:[A-Z]{3}\d{4}'
+    texts:pl.Series, # such as k__Animalia; p__Arthropoda or k:Animalia,p:Arthropoda
+) -> pl.DataFrame: # a row per text: *LINEAGE, dna_bin, taxid
+    "Names from lineages that name their ranks; null where a rank is not there."
+    text, numbered = pl.col('text'), pl.col('numbered')
+    frame = pl.DataFrame({'text': texts}).with_columns(numbered=_is_numbered(text))
+    marked = (pl.lit(',') + text.str.strip_chars_start()).str.replace_many(_MARKS)
+    frame = frame.with_columns(taxid=_taxid(text, numbered), parts=marked.str.split(_NEXT))
+    n = int(frame['parts'].list.len().max() or 0)
+    frame = frame.with_columns(pl.col('parts').list.get(i, null_on_oob=True).str.splitn(_IS, 2).alias(f'{i}')
+                               for i in range(1, n))
+    pairs = [pl.col(f'{i}').struct for i in range(1, n)]
+    def one(rank):
+        found = pl.coalesce([pl.when(pair.field('field_0').is_in(KEYS[rank].split()))
+                             .then(pair.field('field_1')) for pair in pairs] or [pl.lit(None, pl.String)])
+        found = found.str.strip_chars(' ;,')
+        return pl.when(found != '').then(found).alias(rank)
+    frame = frame.select('numbered', 'taxid', *map(one, KEYS))
+    frame = frame.with_columns(pl.col('kingdom').fill_null(pl.col('domain')))
+    frame = frame.with_columns(_unnumbered(pl.col(rank), numbered) for rank in LINEAGE)
+    kingdom = pl.when(~pl.col('kingdom').is_in(EUKARYOTES)).then('kingdom')
+    return frame.select(kingdom, *LINEAGE[1:], 'dna_bin', 'taxid')
 
 # %% ../../nbs/data/lineages.ipynb #c0ef5e4c
 _LISTED = {
@@ -94,58 +103,66 @@ def rank_of(
     genus = name.str.contains(r'^[A-Z][a-z-]+$') & ~name.str.contains('(?:ptera|oidea|morpha)$')
     return pl.when(rank.is_null() & genus).then(pl.lit('genus')).otherwise(rank)
 
-# %% ../../nbs/data/lineages.ipynb #f6d96884
+# %% ../../nbs/data/lineages.ipynb #2649b5fd
 _KINGDOM = '(?:%s)' % '|'.join(_LISTED['kingdom'].split())
 _ROOTS = r'^\s*(?:(?i:root|rootrank|cellular ?organisms|life|no rank)(?:_\d+)?\s*;\s*)+'
 _NO_WORD = ('', 'None', 'NA', 'N/A', 'NULL', 'null', 'nan', '-', '_')
 _PLACEHOLDER = '^(?i:un(?:classified|known|identified|cultured|def)|undef|incertae)|(?i:incertae)'
 LONGEST_LINEAGE = 11 # kingdom to subspecies, with domain, subfamily and tribe
 
-def _begin_at_kingdom(text): # -> the lineage without roots, one name in front of the phylum
-    text = text.str.replace(_ROOTS, '').str.replace(r'[;\s]+$', '')
+def _begin_at_kingdom(texts): # -> Series: without roots, one name in front of the phylum
+    text = pl.col('text')
+    frame = pl.DataFrame({'text': texts.str.replace(_ROOTS, '').str.strip_chars('; ')})
     end = rf'(?:{_NUMBER})?\s*(?:;|$)'
     family_is = lambda i: text.str.contains(f'^(?:[^;]*;){{{i}}}[^;]*(?:idae|aceae){end}')
-    domain = text.str.contains(f'^(?:Eukaryota|Eukarya|Bacteria|Archaea){end}')
     second = text.str.contains(rf'^[^;]*;\s*{_KINGDOM}{end}')
-    spare = domain & (second | family_is(5) | (text.str.count_matches(';') == 7))
-    first = text.str.extract(rf'^\s*([^;]*?){end}')
-    six = (text.str.count_matches(';') == 5) & text.str.contains(r'[A-Z][a-z-]+[ _][^;]+$') & ~family_is(4)
-    phylum = first.is_in(_LISTED['phylum'].split()) | family_is(3) | six & ~first.is_in(KNOWN)
-    return (pl.when(spare).then(text.str.replace('^[^;]*;', ''))
-            .when(phylum & ~domain).then(pl.lit(';') + text).otherwise(text))
+    first = text.str.splitn(';', 2).struct.field('field_0').str.replace(f'{_NUMBER}$', '').str.strip_chars()
+    frame = frame.with_columns(first=first, n=text.str.count_matches(';', literal=True) + 1)
+    first, n = pl.col('first'), pl.col('n')
+    domain = first.is_in((*EUKARYOTES, 'Bacteria', 'Archaea'))
+    six = (n == 6) & text.str.contains(r'[A-Z][a-z-]+[ _][^;]+$') & ~family_is(4)
+    spare = domain & (second | family_is(5) | (n == 8))
+    phylum = first.is_in(_LISTED['phylum'].split()) | family_is(3) | six & ~first.is_in(list(KNOWN))
+    from_phylum = pl.when(phylum & ~domain).then(pl.lit(';') + text).otherwise(text)
+    begun = pl.when(spare).then(text.str.replace('^[^;]*;', '')).otherwise(from_phylum)
+    return frame.select(begun).to_series()
 
-# %% ../../nbs/data/lineages.ipynb #21d50743
-def _tail_ranks(tail): # names after the family -> {subfamily, genus, species}
-    two = [t.str.contains(r'\S[ _]\S|^[a-z×]') & ~t.str.contains(_PLACEHOLDER) for t in tail]
-    above = [t.str.contains('(?:inae|oideae|ini)$') for t in tail]
+# %% ../../nbs/data/lineages.ipynb #3f6d1e6a
+def _tail_ranks(tail): # columns of the names after the family -> {subfamily, genus, species}
+    two = [pl.col(f'{t}_two') for t in tail]
     species = pl.coalesce(pl.when(is_two).then(t) for is_two, t in zip(two, tail))
     genus = pl.when(two[0]).then(None)
-    for i in range(1, len(tail)):
-        genus = genus.when(two[i]).then(tail[i - 1])
-    alone = pl.coalesce(pl.when(~higher).then(t) for higher, t in zip(above, tail))
-    genus = genus.otherwise(alone)
-    subfamily = pl.when(tail[0].str.contains('(?:inae|oideae)$')).then(tail[0])
-    return dict(subfamily=subfamily, genus=genus, species=species)
+    for before, is_two in zip(tail, two[1:]):
+        genus = genus.when(is_two).then(before)
+    alone = pl.coalesce(pl.when(~pl.col(t).str.contains('(?:inae|oideae|ini)$')).then(t) for t in tail)
+    subfamily = pl.when(pl.col(tail[0]).str.contains('(?:inae|oideae)$')).then(tail[0])
+    return dict(subfamily=subfamily, genus=genus.otherwise(alone), species=species)
 
-# %% ../../nbs/data/lineages.ipynb #cb59aff0
-def _levels(text, numbered): # names at the positions from the kingdom on, null where there is none
-    parts = _begin_at_kingdom(text).str.split(';')
-    for i in range(10):
-        name = parts.list.get(i, null_on_oob=True).str.strip_chars()
-        name = pl.when(~name.is_in(_NO_WORD)).then(name)
-        yield _unnumbered(name, numbered)
-
+# %% ../../nbs/data/lineages.ipynb #d3af9cc2
 def placed_ranks(
-    text:pl.Expr, # such as Animalia;Arthropoda;Insecta; or the same with commas
-) -> dict: # column of `LINEAGE`, or taxid -> expression
-    "Names from a lineage of at most `LONGEST_LINEAGE` names without ranks."
-    text = pl.when(text.str.contains(';')).then(text).otherwise(text.str.replace_all(',', ';'))
-    text = text.str.replace_all(r'D_\d+__', '').str.replace_all(r'\(\d[\d.]*\)(;|$)', '$1')
-    numbered = _is_numbered(text)
-    levels = list(_levels(text, numbered))
-    names = dict(zip(LINEAGE, levels[:5])) | _tail_ranks(levels[5:])
+    texts:pl.Series, # such as Animalia;Arthropoda;Insecta; or the same with commas
+) -> pl.DataFrame: # a row per text: *LINEAGE, taxid
+    "Names from lineages of at most `LONGEST_LINEAGE` names without ranks."
+    text, numbered = pl.col('text'), pl.col('numbered')
+    frame = pl.DataFrame({'text': texts})
+    semicolons = pl.when(text.str.contains(';', literal=True)).then(text)
+    frame = frame.with_columns(semicolons.otherwise(text.str.replace_all(',', ';', literal=True)))
+    plain = text.str.replace_all(r'D_\d+__', '').str.replace_all(r'\(\d[\d.]*\)(;|$)', '$1')
+    frame = frame.with_columns(plain)
+    parts = _begin_at_kingdom(frame['text']).str.split(';')
+    frame = frame.with_columns(parts=parts, numbered=_is_numbered(text))
+    frame = frame.with_columns(taxid=_taxid(text, numbered))
+    levels = [f'{i}' for i in range(10)] # from the kingdom on
+    name = lambda i: pl.col('parts').list.get(int(i), null_on_oob=True).str.strip_chars()
+    frame = frame.with_columns(name(i).alias(i) for i in levels)
+    frame = frame.with_columns(pl.when(~pl.col(i).is_in(_NO_WORD)).then(i).alias(i) for i in levels)
+    frame = frame.with_columns(_unnumbered(pl.col(levels), numbered))
+    tail = pl.col(levels[5:])
+    two = tail.str.contains(r'\S[ _]\S|^[a-z×]') & ~tail.str.contains(_PLACEHOLDER)
+    frame = frame.with_columns(two.name.suffix('_two'))
+    names = {rank: pl.col(i) for rank, i in zip(LINEAGE, levels[:5])} | _tail_ranks(levels[5:])
     names['kingdom'] = pl.when(~names['kingdom'].is_in(EUKARYOTES)).then(names['kingdom'])
-    return names | dict(taxid=_last_number(text, numbered))
+    return frame.select(taxid=pl.col('taxid'), **names).select(*LINEAGE, 'taxid')
 
 # %% ../../nbs/data/lineages.ipynb #edd098e5
 def by_name(
@@ -161,18 +178,19 @@ def by_name(
         wide = wide.join(one, on='row', how='left', maintain_order='left')
     return wide.drop('row')
 
-# %% ../../nbs/data/lineages.ipynb #bbaec9e5
+# %% ../../nbs/data/lineages.ipynb #9dfec8c8
 def split_lineages(
     texts:pl.Series, # lineages of any kind, null where there is none
 ) -> pl.DataFrame: # a row per lineage: *LINEAGE, dna_bin, taxid
     "The names in lineages, whether or not the ranks are named."
     frame = pl.DataFrame({'text': texts.cast(pl.String)}).with_row_index('row')
     text = pl.col('text')
-    is_named = text.str.contains(rf'(?:^|[,;])\s*(?:{_ANY})(?::|__)').fill_null(False)
-    many = ~is_named & (text.str.count_matches(';').fill_null(0) > LONGEST_LINEAGE)
-    parts = [frame.filter(is_named).select('row', **named_ranks(text)),
-             frame.filter(~is_named & ~many).select('row', **placed_ranks(text))]
-    if len(long := frame.filter(many)):
+    is_named = text.str.contains(r'(?:^|[,;])\s*(?:[dkpcofgst]|s[fk]|[a-z]{5,12})(?::|__)').fill_null(False)
+    many = ~is_named & (text.str.count_matches(';', literal=True).fill_null(0) > LONGEST_LINEAGE)
+    named, placed, long = (frame.filter(rows) for rows in (is_named, ~is_named & ~many, many))
+    parts = [named_ranks(named['text']).with_columns(named['row']),
+             placed_ranks(placed['text']).with_columns(placed['row'])]
+    if len(long):
         names = by_name(long['text'].str.split(';')).with_columns(row=long['row'])
         last = long['text'].str.extract(r'([^;]+)[;\s]*$').str.strip_chars()
         binomial = last.str.contains(r'^[A-Z][a-z-]+[ _][a-z]')
