@@ -6,11 +6,11 @@
 __all__ = ['MARKER', 'HEADERS', 'READ', 'Style', 'read_sintax', 'read_qiime', 'read_lineage', 'read_dada2', 'read_bold',
            'read_genbank', 'read_species', 'read_species_id', 'read_headers']
 
-# %% ../../nbs/data/headers.ipynb #ecfa2919
+# %% ../../nbs/data/headers.ipynb #81bddec7
 from dataclasses import dataclass
 from typing import Callable
 import polars as pl
-from .lineages import BIN, KNOWN, named_ranks, placed_ranks, rank_of
+from .lineages import BIN, named_ranks, placed_ranks, rank_of
 from .names import LINEAGE
 
 # %% ../../nbs/data/headers.ipynb #67aa4838
@@ -82,60 +82,66 @@ def read_dada2(
     ids = pl.Series('processid', [None]*len(heads), dtype=pl.String).to_frame()
     return _beside(ids, placed_ranks(heads))
 
-# %% ../../nbs/data/headers.ipynb #e63b84d9
-MARKER = r'''(?i)^(?:(?:mt-?)?co(?:i|x?1|xi|x?2|ii|x?3|iii|xii|xiii)(?:[-_ ]?[35]p\w*)?|(?:mt-?)?cyt-?b|its\d?|
-matk|rbcla?|trn[a-z]-?\w*|psba\w*|\d\d?(?:\.\d)?s(?:\s?rrna)?(?:-\w+)?|nad?h?d?\d\w?|ef-?1\w*(?:-\w+)?|h[34](?:-\w+)?|
-wnt1|wg|cad\d?|rag\d|rho\d?|d-?loop|upa|atp\d|tufa|argkin|aats|tulp|pgd|mc1r|ngfb|.+-[35]p\w*|.*-numt)$'''
-MARKER = MARKER.replace('\n', '')
+# %% ../../nbs/data/headers.ipynb #d161b1a5
+MARKER = (r'(?i)^(?:(?:mt-?)?co(?:i|x?1|xi|x?2|ii|x?3|iii|xii|xiii)(?:[-_ ]?[35]p\w*)?|(?:mt-?)?cyt-?b|'
+    r'its\d?|'
+    r'matk|rbcla?|trn[a-z]-?\w*|psba\w*|\d\d?(?:\.\d)?s(?:\s?rrna)?(?:-\w+)?|nad?h?d?\d\w?|ef-?1\w*(?:-\w+)?|'
+    r'h[34](?:-\w+)?|wnt1|wg|cad\d?|rag\d|rho\d?|d-?loop|upa|atp\d|tufa|argkin|aats|tulp|pgd|mc1r|ngfb|'
+    r'.+-[35]p\w*|.*-numt)$')
 _NO_NAME = (r'(?i)^(?:uncultured|unidentified|unknown|unclassified|environmental|synthetic|artificial|sample|'
-            'specimen|sequence|seq|consensus|contig|primary|forward|reverse|read|barcode|cluster|otu|asv|zotu|query|'
-            'primer|control|blank|sanger|clone|isolate|node|scaffold|size|plate|well|leg|partial|hypothetical|protein|'
-            'test|negative|positive|sp|predicted|unverified|record|gene|none|null|museum|trinidad|antigua|bosnia)$')
+    'specimen|sequence|seq|consensus|contig|primary|forward|reverse|read|barcode|cluster|otu|asv|zotu|'
+    'query|primer|control|blank|sanger|clone|isolate|node|scaffold|size|plate|well|leg|partial|protein|'
+    'hypothetical|test|negative|positive|sp|predicted|unverified|record|gene|none|null|museum|trinidad|'
+    'antigua|bosnia)$')
 
-def _organism(name, alone=True): # Expr of names -> {column of `LINEAGE`: Expr}; `alone`: one word counts
-    first = name.str.extract(r"^'?\[?([A-Z][a-z-]+)\b")
-    first = pl.when(~first.str.contains(_NO_NAME)).then(first)
-    rank, several = rank_of(first), name.str.contains(' ', literal=True)
-    rank = pl.when(several & rank.is_null()).then(pl.lit('genus')).otherwise(rank)
-    names = {r: pl.when(rank == r).then(first) for r in LINEAGE[:7]}
-    return names | dict(species=pl.when(several & (rank == 'genus')).then(name))
+def _organism(names): # Series -> frame of `LINEAGE`
+    frame = pl.DataFrame({'name': names}).with_columns(
+        first=pl.col('name').str.extract(r"^'?\[?([A-Z][a-z-]+)\b"), several=pl.col('name').str.contains(' '))
+    frame = frame.with_columns(pl.when(~pl.col('first').str.contains(_NO_NAME)).then('first').alias('first'))
+    rank = rank_of(pl.col('first'))
+    frame = frame.with_columns(rank=pl.when(pl.col('first').is_null()).then(None).otherwise(rank))
+    several = pl.col('several') & pl.col('first').is_not_null()
+    rank = pl.when(several & pl.col('rank').is_null()).then(pl.lit('genus')).otherwise('rank')
+    frame = frame.with_columns(rank=rank)
+    names = {r: pl.when(pl.col('rank') == r).then('first') for r in LINEAGE[:7]}
+    return frame.select(**names, species=pl.when(several & (pl.col('rank') == 'genus')).then('name'))
 
-# %% ../../nbs/data/headers.ipynb #4101a7d4
-def _field(frame, pattern): # the first field of each row that fits
+# %% ../../nbs/data/headers.ipynb #e9e4a763
+def _field(pattern): # the first field of each row that fits
     fields = pl.col('fields').list.eval(pl.element().filter(pl.element().str.contains(pattern)))
     return fields.list.first()
 
 _LINEAGE_FIELD = r'^(?:[^,]*,){4}'
 _BINOMIAL = r'^[A-Z][a-z-]+(?: \([A-Z][a-z]+\))? (?:[a-z-]{3,}|(?:sp|cf|aff|nr|x|×)\b)'
 
+# %% ../../nbs/data/headers.ipynb #955c6240
 def read_bold(
     heads:pl.Series, # such as AB1-06|Aedes aegypti|COI-5P|HQ123456
 ) -> pl.DataFrame: # processid, *LINEAGE, dna_bin, marker, taxid
     "Ids, names, markers and BINs of headers with pipes."
-    fields = pl.col('head').str.split('|').list.eval(pl.element().str.strip_chars())
-    frame = _frame(heads).select(fields=fields).with_columns(
-        processid=pl.col('fields').list.first(), second=pl.col('fields').list.get(1, null_on_oob=True))
-    rest = pl.col('fields').list.slice(1)
-    frame = frame.with_columns(fields=rest).with_columns(
-        marker=_field(frame, MARKER), dna_bin=_field(frame, f'^{BIN}$'), lineage=_field(frame, _LINEAGE_FIELD),
-        name=_field(frame, _BINOMIAL))
-    single = (pl.col('second').str.contains(r'^[A-Z][a-z-]+$') & pl.col('name').is_null()
-              & ~pl.col('second').str.contains(MARKER))
-    name = pl.when(single).then('second').otherwise('name')
-    frame = frame.with_columns(name=pl.when(pl.col('lineage').is_null()).then(name))
+    split = pl.col('head').str.split('|').list.eval(pl.element().str.strip_chars())
+    frame = _frame(heads).select(fields=split)
+    fields, second = pl.col('fields'), pl.col('second')
+    frame = frame.select(fields.list.slice(1), processid=fields.list.first(),
+                         second=fields.list.get(1, null_on_oob=True))
+    looks = dict(marker=MARKER, dna_bin=f'^{BIN}$', lineage=_LINEAGE_FIELD, name=_BINOMIAL)
+    frame = frame.with_columns(_field(pattern).alias(c) for c, pattern in looks.items())
+    single = second.str.contains(r'^[A-Z][a-z-]+$') & pl.col('name').is_null() & ~second.str.contains(MARKER)
+    frame = frame.with_columns(pl.when(single).then(second).otherwise('name').alias('name'))
+    named = _organism(frame.select(pl.when(pl.col('lineage').is_null()).then('name')).to_series())
     placed = placed_ranks(frame['lineage'])
-    named = frame.select(**_organism(pl.col('name')))
     both = placed.with_columns(pl.col(rank).fill_null(named[rank]) for rank in LINEAGE)
     return _beside(frame.select('processid', 'dna_bin', 'marker'), both)
 
-# %% ../../nbs/data/headers.ipynb #f607a754
+# %% ../../nbs/data/headers.ipynb #9086ce5a
 _STOPS = ('voucher|isolate|strain|clone|haplotype|specimen|culture|breed|ecotype|cultivar|biotype|country|'
-    'mitochondri\\w+|cytochrome|CO[I1]|COX[1I]|cox1|genes?|genomic|partial|complete|chromosome|mRNA|DNA|whole|unplaced|'
-    'internal|large|small|ribosomal|NADH|ATP|tRNA|\\d\\dS|nuclear|sequence|barcode|assembly|mt|genome')
-_WORD_END = rf'(?:[,;\[]|\s+(?:{_STOPS})\b)'
-_OTHER = (r'(?i)\b(\d\dS|cytochrome b|cytb|internal transcribed spacer|ITS[12]?|NADH dehydrogenase subunit \w+|'
-    r'ND[1-6]|COI{2,3}|COX[23]|cytochrome (?:c )?oxidase (?:subunit )?(?:I{2,3}|[23])|elongation factor|EF-?1\w*|'
-    r'histone|wingless|rbcL|matK|D-loop|control region|ATP synthase\w*)\b')
+    r'mitochondri\w+|cytochrome|CO[I1]|COX[1I]|cox1|genes?|genomic|partial|complete|chromosome|mRNA|DNA|'
+    r'whole|unplaced|internal|large|small|ribosomal|NADH|ATP|tRNA|\d\dS|nuclear|sequence|'
+    'barcode|assembly|mt|genome')
+_END_OF_NAME = rf'(?:[,;\[]|\s+(?:{_STOPS})\b)'
+_OTHER = (r'(?i)\b(\d\dS|cytochrome b|cytb|internal transcribed spacer|ITS[12]?|'
+    r'NADH dehydrogenase subunit \w+|ND[1-6]|COI{2,3}|COX[23]|cytochrome (?:c )?oxidase (?:subunit )?(?:I{2,3}|[23])|elongation factor|'
+    r'EF-?1\w*|histone|wingless|rbcL|matK|D-loop|control region|ATP synthase\w*)\b')
 _COI = r'(?i)\bcytochrome (?:c )?oxidase,? (?:subunit )?(?:I|1|one)\b|\bCO[I1]\b|\bCOX[1I]\b'
 
 def _plain_defline(head): # without what archives wrap around it
@@ -143,40 +149,41 @@ def _plain_defline(head): # without what archives wrap around it
     head = head.str.replace(r'^(?:gi\|\d+\|)?(?:gb|ref|emb|dbj|tpg|tpe|lcl)\|([^|\s]+)\|?', '$1 ')
     return head.str.replace_all(r'\s+', ' ').str.strip_chars()
 
-# %% ../../nbs/data/headers.ipynb #64c26941
+# %% ../../nbs/data/headers.ipynb #d9da3ed6
 def read_genbank(
-    heads:pl.Series, # such as AB123456.1 Aedes aegypti voucher X cytochrome oxidase subunit I gene, partial cds
+    heads:pl.Series, # such as AB123456.1 Aedes aegypti voucher X COI gene, partial cds
 ) -> pl.DataFrame: # processid, *LINEAGE, marker
     "Accessions, names and markers of definition lines."
     frame = _frame(heads).select(head=_plain_defline(pl.col('head')))
     body = pl.col('head').str.replace(r'^\S+ ', '').str.replace(r'^(?:[A-Z][A-Z_ ]+:\s*)+', '')
     frame = frame.select(body=body, processid=pl.col('head').str.extract(r'^(\S+)'))
     body = pl.col('body')
-    before = body.str.extract(rf'^(.*?){_WORD_END}') # null where nothing ends the name
+    before = body.str.extract(rf'^(.*?){_END_OF_NAME}') # null where nothing ends the name
     words = body.str.extract(r"^((?:'?\[?[A-Z][\w-]+\]?'?)(?: (?:sp\.|cf\.|aff\.|nr\.|x|×))?(?: [\w.:-]+)?)")
     given = body.str.extract(r'\[organism=([^\]]+)\]')
-    frame = frame.with_columns(name=pl.coalesce(given, before, words).str.strip_chars(" '"))
-    other = body.str.extract(_OTHER)
-    marker = pl.when(body.str.contains(_COI)).then(pl.lit('COI')).otherwise(other)
-    return frame.select('processid', **_organism(pl.col('name')), marker=marker)
+    name = pl.coalesce(given, before, words).str.strip_chars(" '")
+    marker = pl.when(body.str.contains(_COI)).then(pl.lit('COI')).otherwise(body.str.extract(_OTHER))
+    frame = frame.with_columns(name=name, marker=marker)
+    return _beside(frame.select('processid', 'marker'), _organism(frame['name']))
 
-# %% ../../nbs/data/headers.ipynb #d9987258
+# %% ../../nbs/data/headers.ipynb #d523474d
 def read_species(
     heads:pl.Series, # such as AB1 Aedes aegypti
 ) -> pl.DataFrame: # processid, *LINEAGE
     "Ids and names of headers with an id and a species."
     head = pl.col('head').str.replace_all(r'\s+', ' ')
-    return _frame(heads).select(processid=head.str.extract(r'^(\S+)'),
-                                **_organism(head.str.extract(r'^\S+ (.*)$')))
+    frame = _frame(heads).select(processid=head.str.extract(r'^(\S+)'), name=head.str.extract(r'^\S+ (.*)$'))
+    return _beside(frame.select('processid'), _organism(frame['name']))
 
 def read_species_id(
     heads:pl.Series, # such as Aedes aegypti voucher 7
 ) -> pl.DataFrame: # processid, *LINEAGE
     "Names of headers that begin with a species; they are the ids too."
     name = pl.col('head').str.extract(r'^(\S+\s+[^\s;|]+)').str.replace_all(r'\s+', ' ')
-    return _frame(heads).select(processid=name, **_organism(name))
+    frame = _frame(heads).select(processid=name)
+    return _beside(frame, _organism(frame['processid']))
 
-# %% ../../nbs/data/headers.ipynb #4bb1c8f2
+# %% ../../nbs/data/headers.ipynb #49f73d67
 _TAX, _BIN_OF_COIDB = r'(?:^|[;\s])tax=\s*', r'[,;]\s*t:'
 _WORDS = r'[A-Z][a-z-]+ +[a-z][a-z-]{2,}'
 
@@ -188,7 +195,8 @@ _TAX_STYLES = (
           '>KF9_1;tax=k:Metazoa_33208,p:Nemertea_6217,g:Vieitezia_1068817',
           rf'{_TAX}[a-z]+:[^,;]*_-?\d+\s*(?:[,;]|$)', read_sintax),
     Style('sintax', 'SINTAX, of vsearch and usearch: ranks behind tax=', 'header',
-          '>AB1;tax=p:Arthropoda,c:Insecta,f:Culicidae,g:Aedes,s:Aedes aegypti;', rf'{_TAX}[a-z]+:', read_sintax),
+          '>AB1;tax=p:Arthropoda,c:Insecta,f:Culicidae,g:Aedes,s:Aedes aegypti;',
+          rf'{_TAX}[a-z]+:', read_sintax),
     Style('unite', "QIIME's ranks between pipes, of UNITE", 'header',
           '>Aedes_aegypti|AB1|SH1.08FU|refs|k__Metazoa;p__Arthropoda;g__Aedes;s__Aedes_aegypti',
           rf'\|\s*{_QIIME}', read_qiime),
@@ -196,44 +204,47 @@ _TAX_STYLES = (
           '>AB1 k__Metazoa; p__Arthropoda; c__Insecta; g__Aedes; s__Aedes_aegypti',
           rf'(?:^|[;,\s]){_QIIME}', read_qiime))
 
-# %% ../../nbs/data/headers.ipynb #433f2ba4
+# %% ../../nbs/data/headers.ipynb #669eda00
 _LINEAGE_STYLES = (
     Style('midori2', 'MIDORI2 for RDP, BLAST and others: lineage from root_1', 'header',
-          '>MG5.1.<1.>690###root_1;Eukaryota_2759;Discosea_555280;Flabellinia_1485085;...;Clydonella sawyeri_2201168',
+          '>MG5.1.<1.>690###root_1;Eukaryota_2759;Discosea_5;Fus_6;order_Vidae_7;Vidae_7;Xus_8;Xus sawyeri_9',
           r'(?:\s|###)root_1;', read_lineage),
     Style('rdp', 'training set of the RDP classifier (CO1Classifier): lineage from the root', 'header',
-          '>MG6_1 cellularOrganisms;Eukaryota_2759;Metazoa_33208;Ctenophora_10197;...;Beroe_forskalii_140453',
+          '>MG6_1 cellularOrganisms;Eukaryota_2759;Metazoa_3;Ctenophora_4;Nuda_5;Beroida_6;Beroidae_7;Beroe_8',
           r'^\S+\s+(?:(?i:root|rootrank|cellular ?organisms)\s*;|[A-Z][A-Za-z]*_\d+;)', read_lineage),
     Style('bold-lineage', 'FASTA of a BOLD package: lineage with commas between pipes', 'header',
           '>AA7-10|COI-5P|Australia|Animalia,Arthropoda,Insecta,Diptera,Culicidae,None,Aedes,Aedes aegypti',
           r'\|(?:[^|,]*,){4}', read_bold),
     Style('lineage', 'id, then names by position (as SILVA): ; or commas between them', 'header',
           '>AB1 Animalia;Arthropoda;Insecta;Diptera;Culicidae;Aedes;Aedes aegypti',
-          r'^[^;\s|]+\s+(?:[A-Z][^;=|]*;){2}|^[^;\s|]+\s+(?:[A-Z][^,=|]*,){4}|^[^;\s|=]*\d[^;\s|=]*;(?:[A-Z][^;=|]*;){2}',
+          r'^[^;\s|]+\s+(?:(?:[A-Z][^;=|]*;){2}|(?:[A-Z][^,=|]*,){4})|'
+          r'^[^;\s|=]*\d[^;\s|=]*;(?:[A-Z][^;=|]*;){2}',
           read_lineage),
     Style('dada2', 'DADA2 assignTaxonomy: names by position, no id', 'header',
           '>Animalia;Arthropoda;Insecta;Diptera;Culicidae;Aedes;',
           r'^(?:[A-Z][A-Za-z -]*(?:_\d+)?;){2}[^=|]*$', read_dada2))
 
-# %% ../../nbs/data/headers.ipynb #a8b71c6f
-_BOLD_ID = r'^[A-Z]{2,}[A-Z0-9]*\d+-\d\d\|'
+# %% ../../nbs/data/headers.ipynb #64a964de
+_BOLD = (r'^[A-Z]{2,}[A-Z0-9]*\d+-\d\d\||'                                  # an id of BOLD in front
+         rf'\|\s*(?:{BIN}|(?i:co[i1x][^|\s]*|cytb|[^|]*-[35]P))\s*(?:\||$)|' # a BIN or a marker
+         rf'\|\s*{_WORDS}[^|]*(?:\||$)')                                     # a species
+_NCBI = r'^(?:gi\|\d+\||(?:gb|ref|emb|dbj|tpg|tpe|lcl)\|)'
 _SENTENCE_STYLES = (
-    Style('bold', 'BOLD FASTA (v3 to v5): fields between pipes in any order', 'header',
-          '>ABA123-06|Aedes aegypti|COI-5P|HQ123456',
-          rf'{_BOLD_ID}|\|\s*{BIN}\s*(?:\||$)|\|\s*(?i:co[i1x][^|]*|cytb|[^|]*-[35]P)\s*(?:\||$)|\|\s*{_WORDS}[^|]*(?:\||$)',
-          read_bold, unless=r'^(?:gi|gb|ref|emb|dbj|tpg|tpe|lcl|ENA|EMBL)\|'),
-    Style('ena', 'ENA and EMBL', 'header', '>ENA|AB123456|AB123456.1 Aedes aegypti mitochondrial partial COI gene',
+    Style('ena', 'ENA and EMBL', 'header',
+          '>ENA|AB123456|AB123456.1 Aedes aegypti mitochondrial partial COI gene',
           r'^(?:ENA|EMBL)\|', read_genbank),
-    Style('ncbi', 'NCBI with pipes', 'header', '>gi|123456|gb|AB123456.1| Aedes aegypti isolate 7 COI gene, partial cds',
-          r'^(?:gi\|\d+\||(?:gb|ref|emb|dbj|tpg|tpe|lcl)\|)', read_genbank),
+    Style('ncbi', 'NCBI with pipes', 'header',
+          '>gi|123456|gb|AB123456.1| Aedes aegypti isolate 7 COI gene, partial cds', _NCBI, read_genbank),
+    Style('bold', 'BOLD FASTA (v3 to v5): fields between pipes in any order', 'header',
+          '>ABA123-06|Aedes aegypti|COI-5P|HQ123456', _BOLD, read_bold),
     Style('genbank', 'GenBank definition lines', 'header',
-          '>AB123456.1 Aedes aegypti voucher X7 cytochrome c oxidase subunit I (COI) gene, partial cds; mitochondrial',
-          rf"^{_ACCESSION}(?::\S+)?\s+(?:[A-Z_ ]+:\s+)*'?\[?[A-Z][a-z]+|\[organism=|^\S+\s+{_WORDS}{_WORD_END}",
-          read_genbank),
+          '>AB123456.1 Aedes aegypti voucher X7 cytochrome c oxidase subunit I (COI) gene, partial cds',
+          rf"^{_ACCESSION}(?::\S+)?\s+(?:[A-Z_ ]+:\s+)*'?\[?[A-Z][a-z]+|\[organism=|"
+          rf'^\S+\s+{_WORDS}{_END_OF_NAME}', read_genbank, unless=rf'^{_WORDS}(?:\s|$)'),
     Style('dada2-species', 'DADA2 addSpecies: id and species', 'header', '>AB1 Aedes aegypti',
           rf'^\S+\s+{_WORDS}(?: [a-z-]{{3,}})?\s*$', read_species),
     Style('species', 'the species in place of an id', 'header', '>Aedes aegypti voucher X7',
-          rf'^{_WORDS}(?:\s+\S*\d\S*)*\s*$|^{_WORDS}{_WORD_END}', read_species_id))
+          rf'^{_WORDS}(?:\s+\S*\d\S*)*\s*$|^{_WORDS}{_END_OF_NAME}', read_species_id))
 
 HEADERS = {style.name: style for style in (*_TAX_STYLES, *_LINEAGE_STYLES, *_SENTENCE_STYLES)}
 

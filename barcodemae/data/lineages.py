@@ -91,17 +91,15 @@ _LISTED['order'] = '''Lepidoptera Diptera Hymenoptera Coleoptera Hemiptera Trich
 KNOWN = {name: rank for rank, names in _LISTED.items() for name in names.split()}
 ENDINGS = dict(family='(?:idae|aceae)$', subfamily='inae$', order='formes$')
 
-# %% ../../nbs/data/lineages.ipynb #56268523
+# %% ../../nbs/data/lineages.ipynb #e2f3f474
 def rank_of(
     name:pl.Expr, # a single capitalised name
 ) -> pl.Expr: # of `LINEAGE`, or null
     "The rank of a name above the species, as far as the name shows it."
-    rank = name.replace_strict(KNOWN, default=None, return_dtype=pl.String)
-    for ending in ENDINGS:
-        fits = rank.is_null() & name.str.contains(ENDINGS[ending])
-        rank = pl.when(fits).then(pl.lit(ending)).otherwise(rank)
+    ends = [pl.when(name.str.contains(ending)).then(pl.lit(rank)) for rank, ending in ENDINGS.items()]
     genus = name.str.contains(r'^[A-Z][a-z-]+$') & ~name.str.contains('(?:ptera|oidea|morpha)$')
-    return pl.when(rank.is_null() & genus).then(pl.lit('genus')).otherwise(rank)
+    known = name.replace_strict(KNOWN, default=None, return_dtype=pl.String)
+    return pl.coalesce(known, *ends, pl.when(genus).then(pl.lit('genus')))
 
 # %% ../../nbs/data/lineages.ipynb #2649b5fd
 _KINGDOM = '(?:%s)' % '|'.join(_LISTED['kingdom'].split())
