@@ -11,14 +11,15 @@ from ..core import InputError
 from .headers import Style
 from .names import LINEAGE, RANKS
 
-# %% ../../nbs/data/columns.ipynb #72f54f0b
+# %% ../../nbs/data/columns.ipynb #e560d4e9
 _RANK_COLUMNS = {rank: f'{rank} {rank}name tax{rank}' for rank in RANKS}
 SYNONYMS = { # our column -> what others call it, in lower case, without blanks and punctuation
     'processid': '''processid seqid sequenceid featureid otuid otu asvid asv zotu id queryid query recordid
-        accession accessionnumber genbankaccession genbankid insdcacs insdcid acc identifier barcodeid header
-        readid name specimenid''',
+        accession accessionnumber genbankaccession genbankid insdcacs insdcid acc
+        identifier barcodeid header readid name specimenid''',
     'dna_barcode': '''dnabarcode nuc nucleotides nucleotide sequence seq seqs sequences dnasequence nucraw
-        nucleotidesequence dna barcode barcodesequence consensussequence asvsequence otusequence coi coisequence''',
+        nucleotidesequence dna barcode barcodesequence consensussequence asvsequence
+        otusequence''',
     **_RANK_COLUMNS, 'species': _RANK_COLUMNS['species'] + ' scientificname organism binomial latinname',
     'kingdom': 'kingdom kingdomname superkingdom domain',
     'dna_bin': 'dnabin binuri bin boldbin binid boldbinuri',
@@ -27,18 +28,20 @@ SYNONYMS = { # our column -> what others call it, in lower case, without blanks 
     'taxonomy': 'taxonomy taxon lineage taxonomicpath classification taxonpath taxonomystring tax taxa',
     'sampleid': 'sampleid', 'taxon': 'taxon', 'country': 'country countryocean',
     'province_state': 'provincestate', 'coord-lat': 'coordlat lat latitude decimallatitude',
-    'coord-lon': 'coordlon lon longitude decimallongitude', 'image_measurement_value': 'imagemeasurementvalue',
+    'coord-lon': 'coordlon lon longitude decimallongitude',
+    'image_measurement_value': 'imagemeasurementvalue',
     'area_fraction': 'areafraction', 'scale_factor': 'scalefactor', 'inferred_ranks': 'inferredranks',
     'split': 'split', 'index_bioscan_1M_insect': 'indexbioscan1minsect', 'chunk': 'chunk'}
 _SYNONYMS = {column: names.split() for column, names in SYNONYMS.items()}
 
+# %% ../../nbs/data/columns.ipynb #308bd5f2
 def plain_name(
     name:str, # of a column
 ) -> str:
-    "A column's name as it is compared: lower case, letters and digits alone."
+    "A column's name as it is compared: lower case, without blanks and punctuation."
     return re.sub(r'[\W_]', '', name.lower())
 
-# %% ../../nbs/data/columns.ipynb #294e044d
+# %% ../../nbs/data/columns.ipynb #769373cd
 _TABLES = (
     Style('bcdm', 'BOLD today (BCDM): TSV or Parquet, also in the zip it comes in', 'table',
           'processid\tbin_uri\tkingdom\tphylum\t...\tspecies\tmarker_code\tnuc',
@@ -52,7 +55,7 @@ _TABLES = (
           'processid,phylum,class,order,family,subfamily,genus,species,dna_bin,dna_barcode',
           columns=('processid', 'dnabarcode')),
     Style('crabs', 'CRABS: a table without a line of column names', 'table',
-          'AB1\tAedes aegypti\t7159\tEukaryota\tArthropoda\tInsecta\tDiptera\tCulicidae\tAedes\tAedes aegypti\tACGT...'),
+          'AB1\tAedes aegypti\t7159\tEukaryota\tArthropoda\t...\tAedes\tAedes aegypti\tACGT...'),
     Style('lineage-table', 'id, lineage and sequence, with or without column names', 'table',
           'Feature ID\tTaxon\tSequence'),
     Style('table', 'any table with a column of ids and one of sequences', 'table', 'id,species,sequence'))

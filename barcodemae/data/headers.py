@@ -133,14 +133,15 @@ def read_bold(
     both = placed.with_columns(pl.col(rank).fill_null(named[rank]) for rank in LINEAGE)
     return _beside(frame.select('processid', 'dna_bin', 'marker'), both)
 
-# %% ../../nbs/data/headers.ipynb #9086ce5a
+# %% ../../nbs/data/headers.ipynb #780763f2
 _STOPS = ('voucher|isolate|strain|clone|haplotype|specimen|culture|breed|ecotype|cultivar|biotype|country|'
     r'mitochondri\w+|cytochrome|CO[I1]|COX[1I]|cox1|genes?|genomic|partial|complete|chromosome|mRNA|DNA|'
     r'whole|unplaced|internal|large|small|ribosomal|NADH|ATP|tRNA|\d\dS|nuclear|sequence|'
     'barcode|assembly|mt|genome')
 _END_OF_NAME = rf'(?:[,;\[]|\s+(?:{_STOPS})\b)'
 _OTHER = (r'(?i)\b(\d\dS|cytochrome b|cytb|internal transcribed spacer|ITS[12]?|'
-    r'NADH dehydrogenase subunit \w+|ND[1-6]|COI{2,3}|COX[23]|cytochrome (?:c )?oxidase (?:subunit )?(?:I{2,3}|[23])|elongation factor|'
+    r'NADH dehydrogenase subunit \w+|'
+    r'ND[1-6]|COI{2,3}|COX[23]|cytochrome (?:c )?oxidase (?:subunit )?(?:I{2,3}|[23])|elongation factor|'
     r'EF-?1\w*|histone|wingless|rbcL|matK|D-loop|control region|ATP synthase\w*)\b')
 _COI = r'(?i)\bcytochrome (?:c )?oxidase,? (?:subunit )?(?:I|1|one)\b|\bCO[I1]\b|\bCOX[1I]\b'
 
@@ -204,13 +205,13 @@ _TAX_STYLES = (
           '>AB1 k__Metazoa; p__Arthropoda; c__Insecta; g__Aedes; s__Aedes_aegypti',
           rf'(?:^|[;,\s]){_QIIME}', read_qiime))
 
-# %% ../../nbs/data/headers.ipynb #669eda00
+# %% ../../nbs/data/headers.ipynb #86012d0e
 _LINEAGE_STYLES = (
     Style('midori2', 'MIDORI2 for RDP, BLAST and others: lineage from root_1', 'header',
           '>MG5.1.<1.>690###root_1;Eukaryota_2759;Discosea_5;Fus_6;order_Vidae_7;Vidae_7;Xus_8;Xus sawyeri_9',
           r'(?:\s|###)root_1;', read_lineage),
     Style('rdp', 'training set of the RDP classifier (CO1Classifier): lineage from the root', 'header',
-          '>MG6_1 cellularOrganisms;Eukaryota_2759;Metazoa_3;Ctenophora_4;Nuda_5;Beroida_6;Beroidae_7;Beroe_8',
+          '>MG6_1 cellularOrganisms;Eukaryota_2759;Metazoa_3;Ctenophora_4;Nuda_5;Beroida_6;Beroidae_7;Xus_8',
           r'^\S+\s+(?:(?i:root|rootrank|cellular ?organisms)\s*;|[A-Z][A-Za-z]*_\d+;)', read_lineage),
     Style('bold-lineage', 'FASTA of a BOLD package: lineage with commas between pipes', 'header',
           '>AA7-10|COI-5P|Australia|Animalia,Arthropoda,Insecta,Diptera,Culicidae,None,Aedes,Aedes aegypti',
