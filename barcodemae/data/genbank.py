@@ -33,8 +33,9 @@ def _records(pieces): # of bytes -> text of each record
     if rest.strip():
         yield as_text(rest) # cut short, or without its last //
 
-# %% ../../nbs/data/genbank.ipynb #dd32a7e7
-_COI_GENE = re.compile(r'/(?:gene|product)="(?:mt-?)?(?:CO[I1]|COX[I1]|cytochrome (?:c )?oxidase (?:subunit )?(?:1|I))"', re.I)
+# %% ../../nbs/data/genbank.ipynb #e233cad4
+_COI_NAME = r'(?:mt-?)?(?:CO[I1]|COX[I1]|cytochrome (?:c )?oxidase (?:subunit )?(?:1|I))'
+_COI_GENE = re.compile(rf'/(?:gene|product)="{_COI_NAME}"', re.I)
 _FEATURE = re.compile(r'^     (\S+) +(\S+(?:\n {21}[^/\s]\S*)*)((?:\n {21}.*)*)', re.M)
 _SPAN = re.compile(r'(complement\()?<?(\d+)\.\.>?(\d+)\)?')
 WHOLE = 2_000 # bases: in a longer record the gene is cut out
@@ -44,7 +45,7 @@ def _first(pattern, text): # the first group, or None
     found = re.search(pattern, text, re.M | re.S)
     return ' '.join(found[1].split()) if found else None
 
-def _coi(features, bases): # -> bases of the COI gene; all of them where the record is short, or has no such gene
+def _coi(features, bases): # -> bases of the COI gene; all of a short record, or one without the gene
     for kind, where, notes in _FEATURE.findall(features) if len(bases) > WHOLE else ():
         span = _SPAN.fullmatch(where)
         if kind in ('CDS', 'gene') and span and _COI_GENE.search(notes):
@@ -52,15 +53,18 @@ def _coi(features, bases): # -> bases of the COI gene; all of them where the rec
             return gene.translate(_COMPLEMENT)[::-1] if span[1] else gene
     return bases
 
+# %% ../../nbs/data/genbank.ipynb #f23da45d
 def _record(text): # -> dict
     head, _, rest = text.partition('\nFEATURES')
     features, _, origin = rest.partition('\nORIGIN')
-    accession = _first(r'^VERSION +(\S+)', head) or _first(r'^ACCESSION +(\S+)', head) or _first(r'LOCUS +(\S+)', head)
+    ids = (_first(rf'^{line} +(\S+)', text) for line in ('VERSION', 'ACCESSION', r'\s*LOCUS'))
     clades = _first(r'^ {2}ORGANISM .*?\n((?: {12}.*;.*\n?)(?: {12}.*\n?)*)', head) or ''
     gene = 'COI' if _COI_GENE.search(features) else _first(r'/(?:gene|product)="([^"]+)"', features)
-    return dict(processid=accession, name=_first(r'/organism="([^"]+)"', features) or _first(r'ORGANISM +(\S[^\n]*)', head),
-        definition=_first(r'^DEFINITION +(.*?)^\S', head), clades=clades.rstrip('.').split(';'), gene=gene,
-        taxid=_first(r'/db_xref="taxon:(\d+)"', features), dna_barcode=_coi(features, re.sub(r'[\d\s/]', '', origin)))
+    organism = _first(r'/organism="([^"]+)"', features) or _first(r'ORGANISM +(\S[^\n]*)', head)
+    return dict(processid=next(filter(None, ids), None), name=organism, gene=gene,
+        definition=_first(r'^DEFINITION +(.*?)^\S', head), clades=clades.rstrip('.').split(';'),
+        taxid=_first(r'/db_xref="taxon:(\d+)"', features),
+        dna_barcode=_coi(features, re.sub(r'[\d\s/]', '', origin)))
 
 # %% ../../nbs/data/genbank.ipynb #0693785b
 def genbank_frames(

@@ -15,7 +15,7 @@ from .files import as_stream, open_source
 from .lineages import split_lineages
 from .names import LINEAGE
 
-# %% ../../nbs/data/taxonomy.ipynb #f589d287
+# %% ../../nbs/data/taxonomy.ipynb #5d1dc568
 BLOCK = 2**24 # bytes parsed at a time
 
 def _lines(file):
@@ -29,7 +29,7 @@ def _separator(line): # of a table: a tab where there is one
     return '\t' if '\t' in line else ','
 
 def _parse(block, separator, columns): # text -> frame
-    form = dict(separator=separator, quote_char=None, truncate_ragged_lines=True)
+    form = dict(separator=separator, quote_char=None, truncate_ragged_lines=True, missing_columns='insert')
     return pl.read_csv(block, has_header=False, schema=dict.fromkeys(columns, pl.String), **form)
 
 # %% ../../nbs/data/taxonomy.ipynb #84acc344
