@@ -21,6 +21,7 @@ FAULTS = { # kind -> fix
     'text before the first record': 'begin each record with > and its id',
     'broken FASTQ': 'give each record four lines: @ and id, sequence, +, qualities',
     'quality length': 'give each base one quality; fetch the file again',
+    'ragged row': 'give each row as many fields as the header, and quote those that hold the separator',
     'no id': 'give each record an id of its own',
     'empty record': 'put the sequence below its id, or remove the record',
     'not ASCII': 'type the sequence again, or export it as plain text',
