@@ -68,7 +68,8 @@ def _tell_twice(file, table, mapping):
 
 def _table_frames(table, columns, file, style):
     "Frames of text of a table, with its style; `row` and `fault` as of `Table.frames`."
-    style, mapping, headerless = map_columns(table.names, table.rows, style)
+    names = [name.removeprefix('#').strip() for name in table.names]
+    style, mapping, headerless = map_columns(names, table.rows, style)
     _tell_twice(file, table, mapping)
     positions = {c: i for c, i in mapping.items() if c in columns}
     for frame in table.frames(positions, headerless):
@@ -92,7 +93,7 @@ def read_headers(
     return frame.select(processid=pl.col('header').str.extract(r'^\s*([^\s;]+)'), **names, **nothing,
         style=pl.when(tax.is_not_null()).then(pl.lit('sintax')))
 
-# %% ../../nbs/01_data.ipynb #61231846
+# %% ../../nbs/01_data.ipynb #7b82cbde
 def _record_fault(sequence, lost, fault):
     "Kind and detail of what is wrong with a record; (None, None) where nothing is."
     if fault or lost:
@@ -124,7 +125,7 @@ def _as_dna(value):
     value = value.str.replace_all(r'\s', '').str.strip_chars_end('*')
     return value.str.replace_all('[?~]', 'N')
 
-# %% ../../nbs/01_data.ipynb #706aa176
+# %% ../../nbs/01_data.ipynb #dbb9f9fb
 def standardise(
     frame:pl.DataFrame, # columns of text, some of `columns`
     columns=COLUMNS, # those that are wanted
@@ -159,7 +160,7 @@ def _find_kinds(frame, strict):
     kind = kind.when(pl.col('odd').is_not_null()).then(pl.lit('not DNA'))
     return frame.with_columns(kind=pl.coalesce('kind', kind))
 
-# %% ../../nbs/01_data.ipynb #5863066b
+# %% ../../nbs/01_data.ipynb #87af2095
 def _sound(frame, file, faults, what):
     "The rows of `frame` that are no fault; the others go to `faults`, as `what` (row or record) and number."
     blank = pl.all_horizontal(pl.col('processid', 'dna_barcode', 'kind').is_null())
@@ -182,7 +183,7 @@ KINDS = re.compile(r'\.(csv|tsv|tab|txt|parquet|pq|fa|fas|fna|fsa|fasta|fq|fastq
 def _stem(file): return file.name.split('.')[0].lower()
 def _partition(file): return PARTITION_FILES.get(_stem(file))
 
-# %% ../../nbs/01_data.ipynb #8767c065
+# %% ../../nbs/01_data.ipynb #6942e1c3
 def source_files(
     path, # file, folder, or list of files; '-' is standard input
 ) -> list: # of Path

@@ -6,7 +6,7 @@
 __all__ = ['BLOCK', 'LONGEST_LINE', 'BARCODE', 'LINES', 'SEPARATORS', 'ROWS', 'split_line', 'Shape', 'Table', 'open_table',
            'ParquetTable']
 
-# %% ../../nbs/data/tables.ipynb #8416bc3b
+# %% ../../nbs/data/tables.ipynb #2cfc1948
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from ..core import InputError
 from .faults import as_text
 from .files import as_stream
 
-# %% ../../nbs/data/tables.ipynb #a028e15f
+# %% ../../nbs/data/tables.ipynb #cd1cef2f
 BLOCK = 2**24 # bytes of text parsed at a time
 LONGEST_LINE = 2**26 # bytes
 
@@ -37,7 +37,7 @@ def _blocks(pieces):
     if rest.strip():
         yield as_text(rest + b'\n').encode()
 
-# %% ../../nbs/data/tables.ipynb #3fd41906
+# %% ../../nbs/data/tables.ipynb #e0da04fe
 @lru_cache
 def _field(sep):
     "A quoted field, or else text without line breaks; and what ends it."
@@ -61,7 +61,7 @@ def split_line(
         at = found.end()
     return fields, opened
 
-# %% ../../nbs/data/tables.ipynb #d702f664
+# %% ../../nbs/data/tables.ipynb #08695cd4
 @dataclass
 class Shape:
     "What a row of a table looks like."
@@ -85,7 +85,7 @@ def _alone(line, shape):
         row = _fit([split_line(o, shape.sep)[0][0] for o in line.split(shape.sep)], shape)
     return row, opened
 
-# %% ../../nbs/data/tables.ipynb #a6a4de18
+# %% ../../nbs/data/tables.ipynb #3488ffcd
 BARCODE = re.compile(r'(?i)[acgtunryswkmbdhvi.*?~ -]{20,}|\s*|none|null|na|n/a|nan|no_data')
 LINES = 100 # at most in one row
 
@@ -94,21 +94,23 @@ def _good(line, shape):
     row, _ = _alone(line, shape)
     return row is not None and (shape.barcode is None or bool(BARCODE.fullmatch(row[shape.barcode])))
 
-def _joined(lines, i, shape):
+def _joined(lines, i, shape, final):
     "The row of lines `i` to `j`, and `j`; (None, i) without one; (None, None) if more lines are needed."
-    good, text = _good(lines[i], shape), lines[i]
+    good, text, best = _good(lines[i], shape), lines[i], (None, i)
     for j in range(i + 1, min(i + LINES, len(lines))):
         text += '\n' + lines[j]
         swallows = _good(lines[j], shape)
         if '"' in lines[j] and not (good and swallows):
-            row = _fit(split_line(text, shape.sep)[0], shape)
-            if row is not None:
+            fields, opened = split_line(text, shape.sep)
+            row = _fit(fields, shape)
+            if row is not None and not opened:
                 return row, j
-        if swallows:
-            return None, i
-    return None, i if i + LINES <= len(lines) else None
+            best = best if row is None else (row, j) # a line break in its last field may follow
+        if swallows and best[1] != j:
+            return best
+    return best if final or i + LINES <= len(lines) else (None, None)
 
-# %% ../../nbs/data/tables.ipynb #b03bd271
+# %% ../../nbs/data/tables.ipynb #dda7f13c
 def _odd_rows(lines, easy, shape, final):
     """`{i: row, or its fault}` of the lines that are not `easy`, and how many lines were read.
     Lines that belong to a row that began before are no longer easy."""
@@ -117,8 +119,8 @@ def _odd_rows(lines, easy, shape, final):
         if i < after or not lines[i].strip():
             continue
         row, opened = _alone(lines[i], shape)
-        joined, j = _joined(lines, i, shape) if opened else (None, i)
-        if j is None and not final:
+        joined, j = _joined(lines, i, shape, final) if opened else (None, i)
+        if j is None:
             return rows, i
         if joined is not None:
             row, after = joined, j + 1
@@ -127,7 +129,7 @@ def _odd_rows(lines, easy, shape, final):
         rows[i] = f'the row has {n} fields, the header {len(shape.names)}' if row is None else row
     return rows, len(lines)
 
-# %% ../../nbs/data/tables.ipynb #78faa331
+# %% ../../nbs/data/tables.ipynb #e33b57f8
 def _all_plain(block, shape):
     "Whether no line of a block has a quotation mark, and each has all its fields."
     if b'"' in block:
@@ -153,7 +155,7 @@ def _parse(block, shape, positions, quote):
     fault = pl.lit(None, pl.String).alias('fault')
     return table.select(*(pl.col(f'{i}').alias(c) for c, i in positions.items()), fault).collect()
 
-# %% ../../nbs/data/tables.ipynb #19d48c9f
+# %% ../../nbs/data/tables.ipynb #2a9c1185
 def _wanted(row, fields, positions):
     "What is wanted of a row, and None; of a row that could not be read its id and the fault."
     if not isinstance(row, str):
@@ -173,7 +175,7 @@ def _sorted_rows(lines, shape, positions, final):
     odd = odd.with_columns(line=pl.Series([*rows], dtype=pl.Int64))
     return pl.concat([frame, odd]).sort('line').drop('line'), taken
 
-# %% ../../nbs/data/tables.ipynb #8cbea8f7
+# %% ../../nbs/data/tables.ipynb #9953cee0
 def _read_block(block, shape, positions, final):
     "Frame of the rows of a block, and the lines at its end that the next block must complete."
     if _all_plain(block, shape):
@@ -182,7 +184,7 @@ def _read_block(block, shape, positions, final):
     frame, taken = _sorted_rows(lines, shape, positions, final)
     return frame, ''.join(line + '\n' for line in lines[taken:]).encode()
 
-# %% ../../nbs/data/tables.ipynb #a8e967a2
+# %% ../../nbs/data/tables.ipynb #4fe9afab
 SEPARATORS = '\t,;|'
 
 def _separator(lines):
@@ -198,7 +200,7 @@ def _is_comment(lines, sep):
     same = sep and len(split_line(lines[0], sep)[0]) == len(split_line(after, sep)[0])
     return after.startswith('#') or not same or lines[0].startswith('# ') and sep != '\t'
 
-# %% ../../nbs/data/tables.ipynb #3d29cb56
+# %% ../../nbs/data/tables.ipynb #0968284a
 def _find_names(lines):
     "Number of the line with the names, and the separator."
     sep = None
@@ -213,7 +215,7 @@ def _find_names(lines):
                 fix='begin each record with > and its id, its sequence below')
     return None, None
 
-# %% ../../nbs/data/tables.ipynb #1b480d85
+# %% ../../nbs/data/tables.ipynb #326b74b4
 def _read_names(lines, sep):
     "Names of the columns, and how many lines they take."
     for n in range(1, min(20, len(lines)) + 1): # a name may have a line break
@@ -235,7 +237,7 @@ def _fitted(names, lines, sep):
     r_style = n == len(names) + 1 and sep == '\t' # its last field is used
     return ['', *names] if r_style else names
 
-# %% ../../nbs/data/tables.ipynb #8c07d737
+# %% ../../nbs/data/tables.ipynb #1680c334
 @dataclass
 class Table:
     "A table whose names are known, and whose rows are not read yet."
@@ -258,7 +260,7 @@ class Table:
             yield frame.with_columns(row=pl.int_range(n + 1, n + len(frame) + 1))
             n += len(frame)
 
-# %% ../../nbs/data/tables.ipynb #9b83e9df
+# %% ../../nbs/data/tables.ipynb #3ed8cded
 def open_table(
     pieces, # of UTF-8, lines ended by \n
 ) -> Table: # None where there is no line
@@ -279,7 +281,7 @@ def open_table(
     start = ''.join(line + '\n' for line in after).encode() + rest
     return Table(names, sep, rows, lines[i:i + n], chain([start], blocks))
 
-# %% ../../nbs/data/tables.ipynb #9bdb622f
+# %% ../../nbs/data/tables.ipynb #44e83781
 ROWS = 20_000 # rows at a time where the format counts in rows
 
 def _as_strings(name, dtype):
@@ -292,7 +294,7 @@ def _as_strings(name, dtype):
     whole = value.cast(pl.Int64, strict=False)
     return pl.when(whole == value).then(whole.cast(pl.String)).otherwise(value.cast(pl.String))
 
-# %% ../../nbs/data/tables.ipynb #ee5f851d
+# %% ../../nbs/data/tables.ipynb #49563a07
 class ParquetTable:
     "A `Table` in a Parquet file."
     def __init__(self,
