@@ -14,8 +14,9 @@ import polars as pl
 from polars.io.plugins import register_io_source
 from ..core import InputError
 from .faults import FAULTS, Broken, Faults, as_text, record_name, with_context
-from .files import as_stream, open_source, recognise
+from .files import as_stream, open_source
 from .names import RANKS
+from .records import recognise, visible
 
 # %% ../../nbs/01_data.ipynb #485cde82
 COLUMNS = ('processid', 'sampleid', 'taxon', *RANKS, 'dna_bin', 'dna_barcode', 'country', 'province_state',
@@ -73,26 +74,24 @@ def _blocks(stream):
 
 # %% ../../nbs/01_data.ipynb #d57e0761
 def _bad_row(block, sep, n):
-    "Position, first field and fault of the first row of over `n` fields or not in UTF-8; None without one."
+    "Position, first field and fault of the first row of over `n` fields; None without one."
     lines = io.StringIO(block.decode('utf-8', 'replace'), newline='')
     for i, row in enumerate(csv.reader(lines, delimiter=sep)):
         if len(row) > n:
             return i, row[0], f'the row has {len(row)} fields, the header {n}'
-        if any('\ufffd' in field for field in row):
-            return i, row[0], 'the row is not UTF-8 text'
 
-def _whole_lines(pieces, repair):
-    "Pieces that end where a line does, without a line that was cut off; with `repair` in UTF-8."
-    rest, utf8 = b'', (lambda piece: as_text(piece).encode()) if repair else bytes
+def _whole_lines(pieces):
+    "Pieces that end where a line does, without a line that was cut off."
+    rest = b''
     for piece in pieces:
         cut = piece.rfind(b'\n') + 1
         if cut:
-            yield utf8(rest + piece[:cut])
+            yield rest + piece[:cut]
         rest = piece[cut:] if cut else rest + piece
         if len(rest) > BLOCK:
             raise InputError('a line of more than 16 MB', fix='give each record a line of its own')
     if rest:
-        yield utf8(rest)
+        yield rest
 
 # %% ../../nbs/01_data.ipynb #a7146dfb
 def _header(stream):
@@ -105,9 +104,9 @@ def _header(stream):
     return next(csv.reader([head], delimiter=sep)), sep
 
 # %% ../../nbs/01_data.ipynb #3576cbde
-def _table_frames(pieces, columns, repair):
+def _table_frames(pieces, columns):
     "Frames of text from a CSV or TSV; `Broken` after the last that could be read."
-    stream = as_stream(_whole_lines(pieces, repair))
+    stream = as_stream(_whole_lines(pieces))
     names, sep = _header(stream)
     mapping, rows = _map_columns(names), 0
     wanted = [pl.col(f'{i}').alias(c) for c in columns if (i := mapping.get(c)) is not None]
@@ -156,7 +155,7 @@ def _record_frames(records, columns, file):
         _stop_at_fault(batch, n + 1, file)
         n += len(batch)
         sequences = [as_text(sequence.translate(None, b' \t\n\r\v\f')) for _, sequence, *_ in batch]
-        frame = pl.DataFrame({'header': [as_text(head) for head, *_ in batch], 'dna_barcode': sequences})
+        frame = pl.DataFrame({'header': [visible(as_text(head)) for head, *_ in batch], 'dna_barcode': sequences})
         yield frame.select([fields[c].alias(c) for c in columns if c in fields] or 'header')
 
 # %% ../../nbs/01_data.ipynb #c7166726
@@ -228,15 +227,14 @@ def source_files(
 
 # %% ../../nbs/01_data.ipynb #93312464
 def read_content(
-    source, # a `barcodemae.data.files.Source`
+    source, # a `barcodemae.data.files.Part`
     columns=COLUMNS, # to read of a table
-    repair:bool=False, # take lines of a table that are not UTF-8 as Latin-1
 ) -> tuple: # (records, None), see `fasta_records`, or (None, frames of text)
     "What is in a file of barcodes, before it is checked."
     if source.parquet:
-        return None, _parquet_frames(source.file, columns)
+        return None, _parquet_frames(source.parquet, columns)
     records, pieces = recognise(source.pieces)
-    return records, None if pieces is None else _table_frames(pieces, columns, repair)
+    return records, None if pieces is None else _table_frames(pieces, columns)
 
 # %% ../../nbs/01_data.ipynb #08359fa7
 def _checked(source, columns, split):
@@ -255,6 +253,13 @@ def _checked(source, columns, split):
         if not rows:
             faults.add('empty file', source.file, detail='no record in it')
 
+# %% ../../nbs/01_data.ipynb #6264a754
+def _checked_parts(source, columns, split):
+    "Frames of each part of a file, see `_checked`."
+    with with_context(source.file, lambda: None):
+        for part in source.parts():
+            yield from _checked(part, columns, split)
+
 # %% ../../nbs/01_data.ipynb #3a67eff6
 def read_batches(
     path, # file, folder, or list of files
@@ -267,7 +272,7 @@ def read_batches(
     before = 0
     for file in source_files(path):
         with open_source(file) as source:
-            for frame in _checked(source, columns, split or _partition(file)):
+            for frame in _checked_parts(source, columns, split or _partition(file)):
                 done(before + source.taken)
                 yield frame
             before += source.size
