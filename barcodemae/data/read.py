@@ -15,8 +15,9 @@ import polars as pl
 from polars.io.plugins import register_io_source
 from ..core import InputError
 from .faults import Broken, Faults, as_text, record_name, with_context
-from .files import _plain_ends, open_source, recognise
+from .files import open_source
 from .names import RANKS
+from .records import plain_sequence, recognise, visible
 from .tables import ROWS, ParquetTable, open_table
 
 # %% ../../nbs/01_data.ipynb #485cde82
@@ -66,11 +67,14 @@ def _tell_twice(file, table, mapping):
             warnings.warn(f'{file}: the column {table.names[i]} is there {len(others) + 1} times'
                 + ', and not with the same values'*differ + f'; column {i + 1} is read')
 
-def _table_frames(table, columns, file, style):
+def _table_frames(source, pieces, columns, style):
     "Frames of text of a table, with its style; `row` and `fault` as of `Table.frames`."
+    table = ParquetTable(source.parquet) if source.parquet else open_table(pieces)
+    if table is None:
+        return
     names = [name.removeprefix('#').strip() for name in table.names]
     style, mapping, headerless = map_columns(names, table.rows, style)
-    _tell_twice(file, table, mapping)
+    _tell_twice(source.file, table, mapping)
     positions = {c: i for c, i in mapping.items() if c in columns}
     for frame in table.frames(positions, headerless):
         yield frame.with_columns(kind=_kind('ragged row', pl.col('fault').is_not_null()), style=pl.lit(style))
@@ -93,7 +97,7 @@ def read_headers(
     return frame.select(processid=pl.col('header').str.extract(r'^\s*([^\s;]+)'), **names, **nothing,
         style=pl.when(tax.is_not_null()).then(pl.lit('sintax')))
 
-# %% ../../nbs/01_data.ipynb #7b82cbde
+# %% ../../nbs/01_data.ipynb #b735389f
 def _record_fault(sequence, lost, fault):
     "Kind and detail of what is wrong with a record; (None, None) where nothing is."
     if fault or lost:
@@ -108,9 +112,9 @@ def _record_frames(records, style, file, faults):
             faults.add(fault[0], file, None, fault[1])
         batch = [r for r in batch if r[0] is not None]
         wrong = [_record_fault(*record) for _, *record in batch]
-        sequences = [as_text(sequence.translate(None, b' \t\n\r\v\f')) for _, sequence, *_ in batch]
+        sequences = [as_text(plain_sequence(sequence)) for _, sequence, *_ in batch]
         text = dict(dna_barcode=sequences, kind=[k for k, _ in wrong], fault=[d for _, d in wrong])
-        frame = read_headers([as_text(head) for head, *_ in batch], style)
+        frame = read_headers([visible(as_text(head)) for head, *_ in batch], style)
         frame = frame.with_columns(pl.Series(c, v, pl.String) for c, v in text.items())
         yield frame.with_columns(row=pl.int_range(n + 1, n + len(frame) + 1))
         n += len(frame)
@@ -125,7 +129,7 @@ def _as_dna(value):
     value = value.str.replace_all(r'\s', '').str.strip_chars_end('*')
     return value.str.replace_all('[?~]', 'N')
 
-# %% ../../nbs/01_data.ipynb #dbb9f9fb
+# %% ../../nbs/01_data.ipynb #d115a0b4
 def standardise(
     frame:pl.DataFrame, # columns of text, some of `columns`
     columns=COLUMNS, # those that are wanted
@@ -160,7 +164,7 @@ def _find_kinds(frame, strict):
     kind = kind.when(pl.col('odd').is_not_null()).then(pl.lit('not DNA'))
     return frame.with_columns(kind=pl.coalesce('kind', kind))
 
-# %% ../../nbs/01_data.ipynb #87af2095
+# %% ../../nbs/01_data.ipynb #4a480177
 def _sound(frame, file, faults, what):
     "The rows of `frame` that are no fault; the others go to `faults`, as `what` (row or record) and number."
     blank = pl.all_horizontal(pl.col('processid', 'dna_barcode', 'kind').is_null())
@@ -183,7 +187,7 @@ KINDS = re.compile(r'\.(csv|tsv|tab|txt|parquet|pq|fa|fas|fna|fsa|fasta|fq|fastq
 def _stem(file): return file.name.split('.')[0].lower()
 def _partition(file): return PARTITION_FILES.get(_stem(file))
 
-# %% ../../nbs/01_data.ipynb #6942e1c3
+# %% ../../nbs/01_data.ipynb #54c34375
 def source_files(
     path, # file, folder, or list of files; '-' is standard input
 ) -> list: # of Path
@@ -206,20 +210,14 @@ def source_files(
 
 # %% ../../nbs/01_data.ipynb #93312464
 def read_content(
-    source, # a `barcodemae.data.files.Source`
+    source, # a `barcodemae.data.files.Part`
     columns=COLUMNS, # to read of a table
-    repair:bool=True, # without effect: lines that are not UTF-8 are always taken as Latin-1
     style:str=None, # of headers or columns, the one that is to be taken; recognised when absent
 ) -> tuple: # (records, None), see `fasta_records`, or (None, frames of text)
     """What is in a file of barcodes, before it is checked. Frames have the columns `row` and `fault` besides:
     of a row with a fault, nothing but its id could be read."""
-    if source.parquet:
-        return None, _table_frames(ParquetTable(source.file), columns, source.file, style)
-    records, pieces = recognise(source.pieces)
-    if pieces is None:
-        return records, None
-    table = open_table(_plain_ends(pieces))
-    return None, iter(()) if table is None else _table_frames(table, columns, source.file, style)
+    records, pieces = (None, None) if source.parquet else recognise(source.pieces)
+    return records, _table_frames(source, pieces, columns, style) if records is None else None
 
 # %% ../../nbs/01_data.ipynb #08359fa7
 def _checked(source, how, faults):
@@ -244,6 +242,13 @@ def _checked(source, how, faults):
         if not rows and sum(faults.counts.values()) == before:
             faults.add('empty file', file, detail='no record in it')
 
+# %% ../../nbs/01_data.ipynb #66eceb1b
+def _checked_parts(source, how, faults):
+    "Frames of each part of a file, see `_checked`."
+    with with_context(source.file, lambda: None):
+        for part in source.parts():
+            yield from _checked(part, how, faults)
+
 # %% ../../nbs/01_data.ipynb #3a67eff6
 def read_batches(
     path, # file, folder, or list of files; '-' is standard input
@@ -258,7 +263,7 @@ def read_batches(
     before, faults = 0, faults if faults is not None else Faults(strict=True)
     for file in source_files(path):
         with open_source(file, salvage=not faults.strict) as source:
-            for frame in _checked(source, (columns, split or _partition(file), style), faults):
+            for frame in _checked_parts(source, (columns, split or _partition(file), style), faults):
                 done(before + source.taken)
                 yield frame
             before += source.size

@@ -6,7 +6,7 @@
 __all__ = ['BLOCK', 'LONGEST_LINE', 'BARCODE', 'LINES', 'SEPARATORS', 'ROWS', 'split_line', 'Shape', 'Table', 'open_table',
            'ParquetTable']
 
-# %% ../../nbs/data/tables.ipynb #2cfc1948
+# %% ../../nbs/data/tables.ipynb #f1a48dd7
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -15,29 +15,28 @@ from itertools import chain
 import numpy as np
 import polars as pl
 from ..core import InputError
-from .faults import as_text
 from .files import as_stream
 
-# %% ../../nbs/data/tables.ipynb #cd1cef2f
+# %% ../../nbs/data/tables.ipynb #9594ce96
 BLOCK = 2**24 # bytes of text parsed at a time
 LONGEST_LINE = 2**26 # bytes
 
 def _blocks(pieces):
-    "Whole lines as UTF-8, about `BLOCK` bytes at a time; at the end the `Broken` that ended the pieces."
+    "Whole lines, about `BLOCK` bytes at a time; at the end the `Broken` that ended the pieces."
     stream, rest = as_stream(pieces), b''
     while data := stream.read(BLOCK):
         rest += data
         if cut := rest.rfind(b'\n') + 1:
-            yield as_text(rest[:cut]).encode()
+            yield rest[:cut]
             rest = rest[cut:]
         elif len(rest) > LONGEST_LINE:
             raise InputError('a line of more than 64 MB', fix='give each record a line of its own')
     if stream.raw.broken:
         raise stream.raw.broken
     if rest.strip():
-        yield as_text(rest + b'\n').encode()
+        yield rest + b'\n'
 
-# %% ../../nbs/data/tables.ipynb #e0da04fe
+# %% ../../nbs/data/tables.ipynb #0caa5b08
 @lru_cache
 def _field(sep):
     "A quoted field, or else text without line breaks; and what ends it."
@@ -61,7 +60,7 @@ def split_line(
         at = found.end()
     return fields, opened
 
-# %% ../../nbs/data/tables.ipynb #08695cd4
+# %% ../../nbs/data/tables.ipynb #b33abd51
 @dataclass
 class Shape:
     "What a row of a table looks like."
@@ -85,7 +84,7 @@ def _alone(line, shape):
         row = _fit([split_line(o, shape.sep)[0][0] for o in line.split(shape.sep)], shape)
     return row, opened
 
-# %% ../../nbs/data/tables.ipynb #3488ffcd
+# %% ../../nbs/data/tables.ipynb #1c0dc608
 BARCODE = re.compile(r'(?i)[acgtunryswkmbdhvi.*?~ -]{20,}|\s*|none|null|na|n/a|nan|no_data')
 LINES = 100 # at most in one row
 
@@ -110,7 +109,7 @@ def _joined(lines, i, shape, final):
             return best
     return best if final or i + LINES <= len(lines) else (None, None)
 
-# %% ../../nbs/data/tables.ipynb #dda7f13c
+# %% ../../nbs/data/tables.ipynb #29c58fd7
 def _odd_rows(lines, easy, shape, final):
     """`{i: row, or its fault}` of the lines that are not `easy`, and how many lines were read.
     Lines that belong to a row that began before are no longer easy."""
@@ -129,7 +128,7 @@ def _odd_rows(lines, easy, shape, final):
         rows[i] = f'the row has {n} fields, the header {len(shape.names)}' if row is None else row
     return rows, len(lines)
 
-# %% ../../nbs/data/tables.ipynb #e33b57f8
+# %% ../../nbs/data/tables.ipynb #d4a37644
 def _all_plain(block, shape):
     "Whether no line of a block has a quotation mark, and each has all its fields."
     if b'"' in block:
@@ -155,7 +154,7 @@ def _parse(block, shape, positions, quote):
     fault = pl.lit(None, pl.String).alias('fault')
     return table.select(*(pl.col(f'{i}').alias(c) for c, i in positions.items()), fault).collect()
 
-# %% ../../nbs/data/tables.ipynb #2a9c1185
+# %% ../../nbs/data/tables.ipynb #c7f99243
 def _wanted(row, fields, positions):
     "What is wanted of a row, and None; of a row that could not be read its id and the fault."
     if not isinstance(row, str):
@@ -175,7 +174,7 @@ def _sorted_rows(lines, shape, positions, final):
     odd = odd.with_columns(line=pl.Series([*rows], dtype=pl.Int64))
     return pl.concat([frame, odd]).sort('line').drop('line'), taken
 
-# %% ../../nbs/data/tables.ipynb #9953cee0
+# %% ../../nbs/data/tables.ipynb #359a0013
 def _read_block(block, shape, positions, final):
     "Frame of the rows of a block, and the lines at its end that the next block must complete."
     if _all_plain(block, shape):
@@ -184,7 +183,7 @@ def _read_block(block, shape, positions, final):
     frame, taken = _sorted_rows(lines, shape, positions, final)
     return frame, ''.join(line + '\n' for line in lines[taken:]).encode()
 
-# %% ../../nbs/data/tables.ipynb #4fe9afab
+# %% ../../nbs/data/tables.ipynb #989d62b1
 SEPARATORS = '\t,;|'
 
 def _separator(lines):
@@ -200,7 +199,7 @@ def _is_comment(lines, sep):
     same = sep and len(split_line(lines[0], sep)[0]) == len(split_line(after, sep)[0])
     return after.startswith('#') or not same or lines[0].startswith('# ') and sep != '\t'
 
-# %% ../../nbs/data/tables.ipynb #0968284a
+# %% ../../nbs/data/tables.ipynb #e16fea27
 def _find_names(lines):
     "Number of the line with the names, and the separator."
     sep = None
@@ -215,7 +214,7 @@ def _find_names(lines):
                 fix='begin each record with > and its id, its sequence below')
     return None, None
 
-# %% ../../nbs/data/tables.ipynb #326b74b4
+# %% ../../nbs/data/tables.ipynb #e421e825
 def _read_names(lines, sep):
     "Names of the columns, and how many lines they take."
     for n in range(1, min(20, len(lines)) + 1): # a name may have a line break
@@ -237,7 +236,7 @@ def _fitted(names, lines, sep):
     r_style = n == len(names) + 1 and sep == '\t' # its last field is used
     return ['', *names] if r_style else names
 
-# %% ../../nbs/data/tables.ipynb #1680c334
+# %% ../../nbs/data/tables.ipynb #a4a6d3e6
 @dataclass
 class Table:
     "A table whose names are known, and whose rows are not read yet."
@@ -260,7 +259,7 @@ class Table:
             yield frame.with_columns(row=pl.int_range(n + 1, n + len(frame) + 1))
             n += len(frame)
 
-# %% ../../nbs/data/tables.ipynb #3ed8cded
+# %% ../../nbs/data/tables.ipynb #07c813fc
 def open_table(
     pieces, # of UTF-8, lines ended by \n
 ) -> Table: # None where there is no line
@@ -281,7 +280,7 @@ def open_table(
     start = ''.join(line + '\n' for line in after).encode() + rest
     return Table(names, sep, rows, lines[i:i + n], chain([start], blocks))
 
-# %% ../../nbs/data/tables.ipynb #44e83781
+# %% ../../nbs/data/tables.ipynb #bda4027b
 ROWS = 20_000 # rows at a time where the format counts in rows
 
 def _as_strings(name, dtype):
@@ -294,7 +293,7 @@ def _as_strings(name, dtype):
     whole = value.cast(pl.Int64, strict=False)
     return pl.when(whole == value).then(whole.cast(pl.String)).otherwise(value.cast(pl.String))
 
-# %% ../../nbs/data/tables.ipynb #49563a07
+# %% ../../nbs/data/tables.ipynb #96b0946f
 class ParquetTable:
     "A `Table` in a Parquet file."
     def __init__(self,
