@@ -269,17 +269,18 @@ def _of_style(heads, style, first): # rows with numbers `heads['row']` -> frame 
     return read.with_columns(*missing, heads['row']).with_columns(
         pl.col('processid').fill_null(number), style=pl.lit(style.name)).select('row', *READ)
 
-# %% ../../nbs/data/headers.ipynb #96b60f4e
+# %% ../../nbs/data/headers.ipynb #596b56a7
 def read_headers(
     heads:list, # of str, as they stand behind >
-    style:str=None, # a key of `HEADERS` that all are of; recognised one by one when absent
+    style:str=None, # a key of `HEADERS` that all are of; recognised one by one where it is none
     first:int=1, # number of the first of them in its file
 ) -> pl.DataFrame: # a row per header, columns `READ`; style is null where none knows it
     "Ids and names of FASTA headers."
     rest = pl.DataFrame({'head': pl.Series(heads, dtype=pl.String).str.strip_chars()}).with_row_index('row')
     parts, head = [], pl.col('head')
-    for one in [HEADERS[style]] if style else HEADERS.values():
-        fits = pl.lit(True) if style else _fits(one, head)
+    forced = HEADERS.get(style)
+    for one in [forced] if forced else HEADERS.values():
+        fits = pl.lit(True) if forced else _fits(one, head)
         rest = rest.with_columns(fits=fits.fill_null(False))
         if len(found := rest.filter('fits')):
             parts.append(_of_style(found, one, first))

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['FORMATS', 'check_format', 'formats']
 
-# %% ../../nbs/data/styles.ipynb #2272e2fe
+# %% ../../nbs/data/styles.ipynb #dbd6838e
 import re
 from ..core import InputError
-from .columns import TABLES, map_columns
+from .columns import TABLES, map_columns # noqa: F401: readers find it here
 from .genbank import FILES
-from .headers import HEADERS, read_headers
+from .headers import HEADERS, read_headers # noqa: F401
 
 # %% ../../nbs/data/styles.ipynb #c8c19ab9
 FORMATS = {**HEADERS, **TABLES, **FILES} # name -> `Style`
