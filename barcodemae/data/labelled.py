@@ -16,31 +16,32 @@ from .read import read_batches
 from .styles import check_format
 from .taxonomy import Taxonomy
 
-# %% ../../nbs/data/labelled.ipynb #96a5eab4
+# %% ../../nbs/data/labelled.ipynb #75734d1a
 @dataclass
 class Labelling:
     "How labelled barcodes are read."
     reference_format: str = None # of the labels, one of `barcodemae formats`; recognised when absent
-    taxonomy: str = None         # table of names for the ids (QIIME 2), or for taxon ids (taxonomy.tsv of COInr)
-    keep_names: bool = False     # leave all names as they are
-    strict: bool = False         # stop at the first record that cannot be read, instead of skipping it
+    taxonomy: str = None # table of names by id (QIIME 2, mothur) or by taxon id (taxonomy.tsv of COInr)
+    keep_names: bool = False # leave all names as they are
+    strict: bool = False # stop at the first record that cannot be read, instead of skipping it
 
 @dataclass
 class LabelReport:
     "What was found in a reference, for the user to see."
-    faults: Faults                                     # records that could not be read
+    faults: Faults # records that could not be read
     names: NameReport = field(default_factory=NameReport) # names that were changed
-    styles: dict = field(default_factory=dict)         # style -> records
-    markers: dict = field(default_factory=dict)        # marker that is not COI -> records left out
-    nameless: int = 0                                  # records whose header no style knows
-    looked_up: int = 0                                 # records whose names come from the taxonomy
-    not_found: int = 0                                 # records that the taxonomy does not hold
-    examples: dict = field(default_factory=dict)       # nameless or not_found -> the first three ids
+    styles: dict = field(default_factory=dict) # style -> records
+    markers: dict = field(default_factory=dict) # marker that is not COI -> records left out
+    unlabelled: int = 0 # records whose header no style knows
+    looked_up: int = 0 # records whose names come from the taxonomy
+    not_found: int = 0 # records that the taxonomy does not hold
+    examples: dict = field(default_factory=dict) # unlabelled or not_found -> the first three ids
 
 LABELLED = ('processid', *LINEAGE, 'dna_bin', 'dna_barcode', 'split')
 
-# %% ../../nbs/data/labelled.ipynb #6bf07b9b
-_COI = r'(?:mt)?(?:coi|co1|coxi|cox1)(?:5p)?(?:gene|barcode|barcoding|folmer|leray|mini\w*|region|fragment|partial)*'
+# %% ../../nbs/data/labelled.ipynb #415d7e5b
+_COI = (r'(?:mt)?(?:coi|co1|coxi|cox1)(?:5p)?'
+    r'(?:gene|barcode|barcoding|folmer|leray|mini\w*|region|fragment|partial)*')
 _COI_NAMED = r'cyto?chrome(?:c)?oxidase(?:subunit)?(?:i|1|one)(?:coi|co1|cox1|coxi|5p|gene)*'
 
 def is_coi(
@@ -83,7 +84,7 @@ def _looked_up(frame, taxonomy, report):
     _note(report, 'not_found', frame.filter(~known)[taxonomy.key].fill_null('without taxon id'))
     return _replaced(frame, names, known)
 
-# %% ../../nbs/data/labelled.ipynb #092f9b03
+# %% ../../nbs/data/labelled.ipynb #06001932
 _READ = (*LABELLED, 'marker', 'taxid', 'taxonomy', 'style')
 
 def _count_styles(frame, report):
@@ -91,9 +92,10 @@ def _count_styles(frame, report):
     _add(report.styles, known)
     if len(known) < len(frame):
         unknown = frame.filter(pl.col('style').is_null())
-        report.nameless += len(unknown)
-        _note(report, 'nameless', unknown['processid'])
+        report.unlabelled += len(unknown)
+        _note(report, 'unlabelled', unknown['processid'])
 
+# %% ../../nbs/data/labelled.ipynb #1f74720f
 def read_labelled(
     source, # file, folder or list of files; - is standard input
     how:Labelling=None, # options; their defaults when absent
@@ -112,7 +114,7 @@ def read_labelled(
         frame = frame.select(LABELLED)
         yield frame if how.keep_names else normal_names(frame, report.names)
 
-# %% ../../nbs/data/labelled.ipynb #5d65e3f2
+# %% ../../nbs/data/labelled.ipynb #6c203140
 def _such_as(report, what): # examples of ids
     shown = report.examples.get(what) or ['']
     return ', '.join(repr(str(text))[1:-1][:60] for text in shown)
@@ -123,9 +125,10 @@ def text(self:LabelReport) -> list: # of str; none where all was as usual
     lines = []
     if self.styles:
         lines += ['read as ' + ', '.join(f'{style}: {n:,}' for style, n in self.styles.items())]
-    nameless = self.nameless - self.looked_up if self.looked_up else self.nameless
-    if nameless > 0:
-        lines += [f'no names in {nameless:,} headers, taken as ids alone, such as {_such_as(self, "nameless")}. '
+    unlabelled = self.unlabelled - self.looked_up if self.looked_up else self.unlabelled
+    if unlabelled > 0:
+        lines += [f'no names in {unlabelled:,} headers, taken as ids alone, '
+                  f'such as {_such_as(self, "unlabelled")}. '
                   'Fix: write them as one of the formats that `barcodemae formats` shows, or give --taxonomy']
     if self.looked_up or self.not_found:
         lines += [f'names from the taxonomy: {self.looked_up:,} records']

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['FORMATS', 'check_format', 'formats']
 
-# %% ../../nbs/data/styles.ipynb #dbd6838e
+# %% ../../nbs/data/styles.ipynb #b23710d9
 import re
 from ..core import InputError
-from .columns import TABLES, map_columns # noqa: F401: readers find it here
+from .columns import TABLES, map_columns # noqa: F401
 from .genbank import FILES
 from .headers import HEADERS, read_headers # noqa: F401
 
