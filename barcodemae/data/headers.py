@@ -6,11 +6,11 @@
 __all__ = ['MARKER', 'HEADERS', 'READ', 'Style', 'read_sintax', 'read_qiime', 'read_lineage', 'read_dada2', 'read_bold',
            'read_genbank', 'read_species', 'read_species_id', 'read_headers']
 
-# %% ../../nbs/data/headers.ipynb #81bddec7
+# %% ../../nbs/data/headers.ipynb #9fba712f
 from dataclasses import dataclass
 from typing import Callable
 import polars as pl
-from .lineages import BIN, named_ranks, placed_ranks, rank_of
+from .lineages import BIN, named_ranks, rank_of, split_lineages
 from .names import LINEAGE
 
 # %% ../../nbs/data/headers.ipynb #67aa4838
@@ -64,7 +64,7 @@ def read_qiime(
                                .otherwise('processid').alias('processid'))
     return _beside(frame.drop('text'), named_ranks(frame['text']))
 
-# %% ../../nbs/data/headers.ipynb #c22c61ef
+# %% ../../nbs/data/headers.ipynb #f7a3d2db
 def read_lineage(
     heads:pl.Series, # such as AB1 root;Eukaryota_2759;Metazoa_33208 or AB1###root_1;Eukaryota_2759
 ) -> pl.DataFrame: # processid, *LINEAGE, taxid
@@ -73,14 +73,14 @@ def read_lineage(
     ids = head.str.extract(r'^(\S+?)(?:###|;|\s|$)')
     text = head.str.replace(r'^\S+?(?:###|;|\s)\s*', '')
     frame = _frame(heads).select(processid=ids, text=text)
-    return _beside(frame.drop('text'), placed_ranks(frame['text']))
+    return _beside(frame.drop('text'), split_lineages(frame['text']))
 
 def read_dada2(
     heads:pl.Series, # such as Animalia;Arthropoda;Insecta;
 ) -> pl.DataFrame: # processid (null), *LINEAGE, taxid
     "Names of headers that are a lineage."
     ids = pl.Series('processid', [None]*len(heads), dtype=pl.String).to_frame()
-    return _beside(ids, placed_ranks(heads))
+    return _beside(ids, split_lineages(heads))
 
 # %% ../../nbs/data/headers.ipynb #d161b1a5
 MARKER = (r'(?i)^(?:(?:mt-?)?co(?:i|x?1|xi|x?2|ii|x?3|iii|xii|xiii)(?:[-_ ]?[35]p\w*)?|(?:mt-?)?cyt-?b|'
@@ -114,7 +114,7 @@ def _field(pattern): # the first field of each row that fits
 _LINEAGE_FIELD = r'^(?:[^,]*,){4}'
 _BINOMIAL = r'^[A-Z][a-z-]+(?: \([A-Z][a-z]+\))? (?:[a-z-]{3,}|(?:sp|cf|aff|nr|x|×)\b)'
 
-# %% ../../nbs/data/headers.ipynb #955c6240
+# %% ../../nbs/data/headers.ipynb #e9e953ef
 def read_bold(
     heads:pl.Series, # such as AB1-06|Aedes aegypti|COI-5P|HQ123456
 ) -> pl.DataFrame: # processid, *LINEAGE, dna_bin, marker, taxid
@@ -129,7 +129,7 @@ def read_bold(
     single = second.str.contains(r'^[A-Z][a-z-]+$') & pl.col('name').is_null() & ~second.str.contains(MARKER)
     frame = frame.with_columns(pl.when(single).then(second).otherwise('name').alias('name'))
     named = _organism(frame.select(pl.when(pl.col('lineage').is_null()).then('name')).to_series())
-    placed = placed_ranks(frame['lineage'])
+    placed = split_lineages(frame['lineage']).drop('dna_bin')
     both = placed.with_columns(pl.col(rank).fill_null(named[rank]) for rank in LINEAGE)
     return _beside(frame.select('processid', 'dna_bin', 'marker'), both)
 

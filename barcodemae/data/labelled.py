@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['LABELLED', 'Labelling', 'LabelReport', 'is_coi', 'read_labelled']
 
-# %% ../../nbs/data/labelled.ipynb #9ee9cc29
+# %% ../../nbs/data/labelled.ipynb #6f8c556d
 from dataclasses import dataclass, field
 import polars as pl
 from fastcore.basics import patch
 from .faults import Faults
-from .lineages import split_lineages
+from .lineages import EUKARYOTES, split_lineages
 from .names import LINEAGE, NameReport, normal_names
 from .read import read_batches
 from .styles import check_format
@@ -65,15 +65,16 @@ def _of_coi(frame, report):
     _add(report.markers, frame.filter(~pl.col('keep'))['marker'])
     return frame.filter('keep')
 
-# %% ../../nbs/data/labelled.ipynb #9c348fcc
+# %% ../../nbs/data/labelled.ipynb #18680cf5
 def _replaced(frame, names, where): # rows `where` get the names of another frame with as many rows
     names = names.select(pl.all().name.suffix('_new')).with_columns(where.alias('where'))
     both = pl.concat([frame, names], how='horizontal')
     return both.with_columns(pl.when('where').then(f'{rank}_new').otherwise(rank).alias(rank)
                              for rank in LINEAGE).select(frame.columns)
 
-def _with_lineages(frame): # the column `taxonomy` split
-    text = frame['taxonomy']
+def _with_lineages(frame): # the column `taxonomy` split; a domain is no kingdom
+    kingdom = pl.when(~pl.col('kingdom').is_in(EUKARYOTES)).then('kingdom')
+    frame, text = frame.with_columns(kingdom.alias('kingdom')), frame['taxonomy']
     return frame if text.null_count() == len(text) else _replaced(frame, split_lineages(text).select(LINEAGE),
                                                                  text.is_not_null())
 

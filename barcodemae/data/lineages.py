@@ -57,37 +57,40 @@ def named_ranks(
     kingdom = pl.when(~pl.col('kingdom').is_in(EUKARYOTES)).then('kingdom')
     return frame.select(kingdom, *LINEAGE[1:], 'dna_bin', 'taxid')
 
-# %% ../../nbs/data/lineages.ipynb #c0ef5e4c
+# %% ../../nbs/data/lineages.ipynb #7e2a2700
 _LISTED = {
 'kingdom': 'Animalia Metazoa Fungi Plantae Viridiplantae Chromista Protozoa Protista Bacteria Archaea',
-'phylum': '''Acanthocephala Annelida Arthropoda Brachiopoda Bryozoa Chaetognatha Chordata Cnidaria
-    Ctenophora Echinodermata Entoprocta Gastrotricha Hemichordata Kinorhyncha Mollusca Nematoda Nematomorpha
-    Nemertea Onychophora Phoronida Placozoa Platyhelminthes Porifera Priapulida Rotifera Sipuncula
-    Tardigrada Xenacoelomorpha Ascomycota Basidiomycota Mucoromycota Chlorophyta Rhodophyta Streptophyta
-    Tracheophyta Ochrophyta Bacillariophyta Ciliophora Proteobacteria Pseudomonadota Discosea Oomycota''',
-'class': '''Insecta Arachnida Collembola Diplopoda Chilopoda Malacostraca Branchiopoda Copepoda Ostracoda
-    Maxillopoda Hexanauplia Thecostraca Diplura Protura Pauropoda Symphyla Pycnogonida Merostomata
-    Actinopterygii Actinopteri Amphibia Aves Mammalia Reptilia Lepidosauria Elasmobranchii Chondrichthyes
-    Ascidiacea Gastropoda Bivalvia Cephalopoda Polyplacophora Scaphopoda Polychaeta Clitellata Oligochaeta
-    Anthozoa Hydrozoa Scyphozoa Cubozoa Asteroidea Echinoidea Ophiuroidea Holothuroidea Crinoidea
-    Demospongiae Calcarea Hexactinellida Chromadorea Enoplea Trematoda Cestoda Monogenea Turbellaria
-    Rhabditophora Eurotatoria Gymnolaemata Florideophyceae Phaeophyceae Magnoliopsida Liliopsida
-    Alphaproteobacteria Gammaproteobacteria''',
+'phylum': '''Acanthocephala Annelida Arthropoda Brachiopoda Bryozoa Chaetognatha Chordata
+    Cnidaria Ctenophora Echinodermata Entoprocta Gastrotricha Hemichordata Kinorhyncha Mollusca
+    Nematoda Nematomorpha Nemertea Onychophora Phoronida Placozoa Platyhelminthes Porifera
+    Priapulida Rotifera Sipuncula Tardigrada Xenacoelomorpha Ascomycota Basidiomycota
+    Mucoromycota Chlorophyta Rhodophyta Streptophyta Tracheophyta Ochrophyta Bacillariophyta
+    Ciliophora Proteobacteria Pseudomonadota Discosea Oomycota''',
+'class': '''Insecta Arachnida Collembola Diplopoda Chilopoda Malacostraca Branchiopoda Copepoda
+    Ostracoda Maxillopoda Hexanauplia Thecostraca Diplura Protura Pauropoda Symphyla Pycnogonida
+    Merostomata Actinopterygii Actinopteri Amphibia Aves Mammalia Reptilia Lepidosauria
+    Elasmobranchii Chondrichthyes Ascidiacea Gastropoda Bivalvia Cephalopoda Polyplacophora
+    Scaphopoda Polychaeta Clitellata Oligochaeta Anthozoa Hydrozoa Scyphozoa Cubozoa Asteroidea
+    Echinoidea Ophiuroidea Holothuroidea Crinoidea Demospongiae Calcarea Hexactinellida
+    Chromadorea Enoplea Trematoda Cestoda Monogenea Turbellaria Rhabditophora Eurotatoria
+    Gymnolaemata Florideophyceae Phaeophyceae Magnoliopsida Liliopsida Alphaproteobacteria
+    Gammaproteobacteria''',
 }
 
-# %% ../../nbs/data/lineages.ipynb #9d801cec
-_LISTED['order'] = '''Lepidoptera Diptera Hymenoptera Coleoptera Hemiptera Trichoptera Ephemeroptera
-    Plecoptera Odonata Orthoptera Blattodea Mantodea Phasmatodea Dermaptera Embioptera Isoptera Thysanoptera
-    Psocoptera Psocodea Phthiraptera Neuroptera Megaloptera Raphidioptera Mecoptera Siphonaptera
-    Strepsiptera Zygentoma Archaeognatha Zoraptera Grylloblattodea Mantophasmatodea Araneae Opiliones
-    Scorpiones Pseudoscorpiones Solifugae Amblypygi Mesostigmata Trombidiformes Sarcoptiformes Ixodida
-    Oribatida Entomobryomorpha Poduromorpha Symphypleona Neelipleona Decapoda Amphipoda Isopoda Cumacea
-    Tanaidacea Mysida Mysidacea Euphausiacea Stomatopoda Anostraca Notostraca Diplostraca Cladocera
-    Calanoida Cyclopoida Harpacticoida Sessilia Podocopida Polydesmida Julida Lithobiomorpha Anura Caudata
-    Gymnophiona Squamata Testudines Crocodylia Primates Rodentia Chiroptera Carnivora Artiodactyla
-    Eulipotyphla Soricomorpha Lagomorpha Phyllodocida Sabellida Terebellida Spionida Haplotaxida
-    Crassiclitellata Stylommatophora Littorinimorpha Neogastropoda Nudibranchia Venerida Mytilida
-    Scleractinia Actiniaria Rickettsiales'''
+# %% ../../nbs/data/lineages.ipynb #a780d11d
+_LISTED['order'] = '''Lepidoptera Diptera Hymenoptera Coleoptera Hemiptera Trichoptera
+    Ephemeroptera Plecoptera Odonata Orthoptera Blattodea Mantodea Phasmatodea Dermaptera
+    Embioptera Isoptera Thysanoptera Psocoptera Psocodea Phthiraptera Neuroptera Megaloptera
+    Raphidioptera Mecoptera Siphonaptera Strepsiptera Zygentoma Archaeognatha Zoraptera
+    Grylloblattodea Mantophasmatodea Araneae Opiliones Scorpiones Pseudoscorpiones Solifugae
+    Amblypygi Mesostigmata Trombidiformes Sarcoptiformes Ixodida Oribatida Entomobryomorpha
+    Poduromorpha Symphypleona Neelipleona Decapoda Amphipoda Isopoda Cumacea Tanaidacea Mysida
+    Mysidacea Euphausiacea Stomatopoda Anostraca Notostraca Diplostraca Cladocera Calanoida
+    Cyclopoida Harpacticoida Sessilia Podocopida Polydesmida Julida Lithobiomorpha Anura Caudata
+    Gymnophiona Squamata Testudines Crocodylia Primates Rodentia Chiroptera Carnivora
+    Artiodactyla Eulipotyphla Soricomorpha Lagomorpha Phyllodocida Sabellida Terebellida
+    Spionida Haplotaxida Crassiclitellata Stylommatophora Littorinimorpha Neogastropoda
+    Nudibranchia Venerida Mytilida Scleractinia Actiniaria Rickettsiales'''
 KNOWN = {name: rank for rank, names in _LISTED.items() for name in names.split()}
 ENDINGS = dict(family='(?:idae|aceae)$', subfamily='inae$', order='formes$')
 
@@ -176,7 +179,11 @@ def by_name(
         wide = wide.join(one, on='row', how='left', maintain_order='left')
     return wide.drop('row')
 
-# %% ../../nbs/data/lineages.ipynb #9dfec8c8
+# %% ../../nbs/data/lineages.ipynb #a818e2b2
+_CLADES = (r'(?:^|;)\s*(?:Opisthokonta|Holozoa|Eumetazoa|Bilateria|Protostomia|Deuterostomia|Ecdysozoa|'
+    'Spiralia|Lophotrochozoa|Panarthropoda|Mandibulata|Pancrustacea|Hexapoda|Pterygota|Neoptera|Craniata|'
+    r'Vertebrata|Euteleostomi|Dikarya|Sar|Embryophyta)\s*;') # without rank
+
 def split_lineages(
     texts:pl.Series, # lineages of any kind, null where there is none
 ) -> pl.DataFrame: # a row per lineage: *LINEAGE, dna_bin, taxid
@@ -184,7 +191,8 @@ def split_lineages(
     frame = pl.DataFrame({'text': texts.cast(pl.String)}).with_row_index('row')
     text = pl.col('text')
     is_named = text.str.contains(r'(?:^|[,;])\s*(?:[dkpcofgst]|s[fk]|[a-z]{5,12})(?::|__)').fill_null(False)
-    many = ~is_named & (text.str.count_matches(';', literal=True).fill_null(0) > LONGEST_LINEAGE)
+    clades = text.str.contains(_CLADES) | (text.str.count_matches(';', literal=True) > LONGEST_LINEAGE)
+    many = ~is_named & clades.fill_null(False)
     named, placed, long = (frame.filter(rows) for rows in (is_named, ~is_named & ~many, many))
     parts = [named_ranks(named['text']).with_columns(named['row']),
              placed_ranks(placed['text']).with_columns(placed['row'])]

@@ -51,7 +51,8 @@ def _table_frames(source, pieces, columns, style):
         return
     names = [name.removeprefix('#').strip() for name in table.names]
     style, mapping, headerless = map_columns(names, table.rows, style)
-    _tell_twice(source.file, table, mapping)
+    if not headerless:
+        _tell_twice(source.file, table, mapping)
     positions = {c: i for c, i in mapping.items() if c in columns}
     for frame in table.frames(positions, headerless):
         yield frame.with_columns(kind=_kind('ragged row', pl.col('fault').is_not_null()), style=pl.lit(style))
