@@ -200,6 +200,16 @@ def test_species_of_genbank():
     assert found['genus'].to_list() == ['Aedes']*5 + [None, 'Aedes'] and found['family'][5] == 'Chironomidae'
 
 
+@pytest.mark.parametrize('head', ['FX1|Aedes aegypti|COI-5P', 'FX1|Aedes_aegypti|COI-5P', 'Aedes aegypti|FX1|COI-5P', 'FX1|COI-5P|Aedes aegypti',
+    'FX1 | Aedes aegypti | COI-5P', 'Aedes_aegypti|FX1|BOLD:AAA0001', 'FX1;TAX=p__Arthropoda;g__Aedes;s__Aedes aegypti',
+    'FX1;tax=p:Arthropoda|g:Aedes|s:Aedes aegypti', 'FX1;size=2;tax=g:Aedes, s:Aedes aegypti;size=2', 'FX1 tax=genus:Aedes,species:Aedes aegypti',
+    'FX1|Arthropoda;Insecta;Diptera;Culicidae;Aedes;Aedes aegypti', 'FX1|Arthropoda|Insecta|Diptera|Culicidae|Aedes|Aedes aegypti',
+    'FX1;Animalia,Arthropoda,Insecta,Diptera,Culicidae,Aedes,Aedes aegypti', 'FX1\tAnimalia;Arthropoda;Insecta;Diptera;Culicidae;Aedes;Aedes_aegypti'])
+def test_near_relatives_of_a_style(head):
+    row = read_headers([head]).row(0, named=True)
+    assert (row['processid'], row['genus'], row['species'].replace('_', ' ')) == ('FX1', 'Aedes', 'Aedes aegypti')
+
+
 def test_subfamily_and_tribe():
     rows = placed_ranks(pl.Series(['Animalia,A,I,D,Culicidae,Culicinae,Aedini,Aedes,Aedes fictus,None', 'Animalia,A,I,D,Culicidae,Aedes',
                                    'Animalia,A,I,D,Culicidae,None,None,Aedes,None', 'Animalia,A,I,D,Culicidae,Culicinae,None,None']))

@@ -6,11 +6,11 @@
 __all__ = ['MARKER', 'HEADERS', 'READ', 'Style', 'read_sintax', 'read_qiime', 'read_lineage', 'read_dada2', 'read_bold',
            'read_genbank', 'read_species', 'read_species_id', 'read_headers']
 
-# %% ../../nbs/data/headers.ipynb #9fba712f
+# %% ../../nbs/data/headers.ipynb #49461928
 from dataclasses import dataclass
 from typing import Callable
 import polars as pl
-from .lineages import BIN, named_ranks, rank_of, split_lineages
+from .lineages import BIN, KNOWN, named_ranks, rank_of, split_lineages
 from .names import LINEAGE
 
 # %% ../../nbs/data/headers.ipynb #67aa4838
@@ -26,7 +26,7 @@ class Style:
     columns: tuple = ()     # of a table: columns that show it, see `barcodemae.data.columns`
     unless: str = None      # of a header: what it does not look like
 
-# %% ../../nbs/data/headers.ipynb #249b988c
+# %% ../../nbs/data/headers.ipynb #9fb286ab
 def _frame(heads): return pl.DataFrame({'head': heads})
 
 def _beside(frame, ranks): # columns of two frames with as many rows
@@ -39,7 +39,7 @@ def read_sintax(
 ) -> pl.DataFrame: # processid, *LINEAGE, dna_bin, taxid
     "Ids and names of SINTAX headers."
     head = pl.col('head')
-    parts = head.str.splitn('tax=', 2).struct
+    parts = head.str.replace(r'(?i)\btax=\s*', 'tax=').str.splitn('tax=', 2).struct
     frame = _frame(heads).select(before=parts.field('field_0'), tax=parts.field('field_1'))
     tax = pl.col('tax').str.replace(r';\s*(?:size|abundance|sample|barcodelabel)=.*$', '')
     ids = pl.col('before').str.extract(_SPECIES_ID).fill_null(pl.col('before').str.extract(r'^([^\s;]+)'))
@@ -64,15 +64,19 @@ def read_qiime(
                                .otherwise('processid').alias('processid'))
     return _beside(frame.drop('text'), named_ranks(frame['text']))
 
-# %% ../../nbs/data/headers.ipynb #f7a3d2db
+# %% ../../nbs/data/headers.ipynb #09f35d7b
+_PIPES = rf'^[^|;\s]+\|(?:{"|".join(n for n, r in KNOWN.items() if r in LINEAGE[:2])})\|[^;,]*$'
+
 def read_lineage(
     heads:pl.Series, # such as AB1 root;Eukaryota_2759;Metazoa_33208 or AB1###root_1;Eukaryota_2759
 ) -> pl.DataFrame: # processid, *LINEAGE, taxid
     "Ids and names of headers with an id, then a lineage."
     head = pl.col('head')
-    ids = head.str.extract(r'^(\S+?)(?:###|;|\s|$)')
-    text = head.str.replace(r'^\S+?(?:###|;|\s)\s*', '')
-    frame = _frame(heads).select(processid=ids, text=text)
+    piped = pl.when(head.str.contains(_PIPES)).then(head.str.replace_all('|', ';', literal=True))
+    head = piped.otherwise(head.str.replace(r'^([^|;\s]+)\|([A-Z][^|;]*;)', '$1 $2'))
+    frame = _frame(heads).select(head)
+    ids, text = r'^(\S+?)(?:###|;|\s|$)', r'^\S+?(?:###|;|\s)\s*'
+    frame = frame.select(processid=pl.col('head').str.extract(ids), text=pl.col('head').str.replace(text, ''))
     return _beside(frame.drop('text'), split_lineages(frame['text']))
 
 def read_dada2(
@@ -82,7 +86,7 @@ def read_dada2(
     ids = pl.Series('processid', [None]*len(heads), dtype=pl.String).to_frame()
     return _beside(ids, split_lineages(heads))
 
-# %% ../../nbs/data/headers.ipynb #d161b1a5
+# %% ../../nbs/data/headers.ipynb #c6528747
 MARKER = (r'(?i)^(?:(?:mt-?)?co(?:i|x?1|xi|x?2|ii|x?3|iii|xii|xiii)(?:[-_ ]?[35]p\w*)?|(?:mt-?)?cyt-?b|'
     r'its\d?|'
     r'matk|rbcla?|trn[a-z]-?\w*|psba\w*|\d\d?(?:\.\d)?s(?:\s?rrna)?(?:-\w+)?|nad?h?d?\d\w?|ef-?1\w*(?:-\w+)?|'
@@ -92,7 +96,7 @@ _NO_NAME = (r'(?i)^(?:uncultured|unidentified|unknown|unclassified|environmental
     'specimen|sequence|seq|consensus|contig|primary|forward|reverse|read|barcode|cluster|otu|asv|zotu|'
     'query|primer|control|blank|sanger|clone|isolate|node|scaffold|size|plate|well|leg|partial|protein|'
     'hypothetical|test|negative|positive|sp|predicted|unverified|record|gene|none|null|museum|trinidad|'
-    'antigua|bosnia)$')
+    'antigua|bosnia|candidatus)$')
 
 def _organism(names): # Series -> frame of `LINEAGE`
     frame = pl.DataFrame({'name': names}).with_columns(
@@ -106,15 +110,15 @@ def _organism(names): # Series -> frame of `LINEAGE`
     names = {r: pl.when(pl.col('rank') == r).then('first') for r in LINEAGE[:7]}
     return frame.select(**names, species=pl.when(several & (pl.col('rank') == 'genus')).then('name'))
 
-# %% ../../nbs/data/headers.ipynb #e9e4a763
-def _field(pattern): # the first field of each row that fits
-    fields = pl.col('fields').list.eval(pl.element().filter(pl.element().str.contains(pattern)))
+# %% ../../nbs/data/headers.ipynb #ce154457
+def _field(column, pattern): # the first field of each row that fits
+    fields = pl.col(column).list.eval(pl.element().filter(pl.element().str.contains(pattern)))
     return fields.list.first()
 
 _LINEAGE_FIELD = r'^(?:[^,]*,){4}'
 _BINOMIAL = r'^[A-Z][a-z-]+(?: \([A-Z][a-z]+\))? (?:[a-z-]{3,}|(?:sp|cf|aff|nr|x|×)\b)'
 
-# %% ../../nbs/data/headers.ipynb #e9e953ef
+# %% ../../nbs/data/headers.ipynb #7565bc85
 def read_bold(
     heads:pl.Series, # such as AB1-06|Aedes aegypti|COI-5P|HQ123456
 ) -> pl.DataFrame: # processid, *LINEAGE, dna_bin, marker, taxid
@@ -122,16 +126,21 @@ def read_bold(
     split = pl.col('head').str.split('|').list.eval(pl.element().str.strip_chars())
     frame = _frame(heads).select(fields=split)
     fields, second = pl.col('fields'), pl.col('second')
-    frame = frame.select(fields.list.slice(1), processid=fields.list.first(),
-                         second=fields.list.get(1, null_on_oob=True))
-    looks = dict(marker=MARKER, dna_bin=f'^{BIN}$', lineage=_LINEAGE_FIELD, name=_BINOMIAL)
-    frame = frame.with_columns(_field(pattern).alias(c) for c, pattern in looks.items())
+    frame = frame.select(fields, first=fields.list.first(), second=fields.list.get(1, null_on_oob=True))
+    spaced = pl.element().str.replace_all('_', ' ', literal=True)
+    frame = frame.with_columns(names=fields.list.eval(spaced))
+    looks = dict(marker=MARKER, dna_bin=f'^{BIN}$', lineage=_LINEAGE_FIELD)
+    frame = frame.with_columns(_field('names', _BINOMIAL).alias('name'),
+                               *(_field('fields', pattern).alias(c) for c, pattern in looks.items()))
+    is_name = pl.col('first').str.replace('_', ' ', literal=True).str.contains(_BINOMIAL)
+    has_id = is_name & second.is_not_null() & ~second.str.contains(MARKER) # behind the name
+    ids = pl.when(has_id).then(second).otherwise('first')
     single = second.str.contains(r'^[A-Z][a-z-]+$') & pl.col('name').is_null() & ~second.str.contains(MARKER)
     frame = frame.with_columns(pl.when(single).then(second).otherwise('name').alias('name'))
     named = _organism(frame.select(pl.when(pl.col('lineage').is_null()).then('name')).to_series())
     placed = split_lineages(frame['lineage']).drop('dna_bin')
     both = placed.with_columns(pl.col(rank).fill_null(named[rank]) for rank in LINEAGE)
-    return _beside(frame.select('processid', 'dna_bin', 'marker'), both)
+    return _beside(frame.select('dna_bin', 'marker', processid=ids), both)
 
 # %% ../../nbs/data/headers.ipynb #780763f2
 _STOPS = ('voucher|isolate|strain|clone|haplotype|specimen|culture|breed|ecotype|cultivar|biotype|country|'
@@ -184,9 +193,10 @@ def read_species_id(
     frame = _frame(heads).select(processid=name)
     return _beside(frame, _organism(frame['processid']))
 
-# %% ../../nbs/data/headers.ipynb #49f73d67
-_TAX, _BIN_OF_COIDB = r'(?:^|[;\s])tax=\s*', r'[,;]\s*t:'
+# %% ../../nbs/data/headers.ipynb #c3e3a3c1
+_TAX, _BIN_OF_COIDB = r'(?:^|[;\s])(?i:tax)=\s*', r'[,;]\s*t:'
 _WORDS = r'[A-Z][a-z-]+ +[a-z][a-z-]{2,}'
+_SPECIES = r'[A-Z][a-z-]+[ _]+(?:[a-z][a-z-]{2,}|(?:sp|cf|aff|nr)\.)'
 
 _TAX_STYLES = (
     Style('coidb', 'SINTAX with the BIN, as coidb makes it', 'header',
@@ -197,7 +207,7 @@ _TAX_STYLES = (
           rf'{_TAX}[a-z]+:[^,;]*_-?\d+\s*(?:[,;]|$)', read_sintax),
     Style('sintax', 'SINTAX, of vsearch and usearch: ranks behind tax=', 'header',
           '>AB1;tax=p:Arthropoda,c:Insecta,f:Culicidae,g:Aedes,s:Aedes aegypti;',
-          rf'{_TAX}[a-z]+:', read_sintax),
+          rf'{_TAX}[a-z]+(?::|__)', read_sintax),
     Style('unite', "QIIME's ranks between pipes, of UNITE", 'header',
           '>Aedes_aegypti|AB1|SH1.08FU|refs|k__Metazoa;p__Arthropoda;g__Aedes;s__Aedes_aegypti',
           rf'\|\s*{_QIIME}', read_qiime),
@@ -205,7 +215,7 @@ _TAX_STYLES = (
           '>AB1 k__Metazoa; p__Arthropoda; c__Insecta; g__Aedes; s__Aedes_aegypti',
           rf'(?:^|[;,\s]){_QIIME}', read_qiime))
 
-# %% ../../nbs/data/headers.ipynb #86012d0e
+# %% ../../nbs/data/headers.ipynb #c4137492
 _LINEAGE_STYLES = (
     Style('midori2', 'MIDORI2 for RDP, BLAST and others: lineage from root_1', 'header',
           '>MG5.1.<1.>690###root_1;Eukaryota_2759;Discosea_5;Fus_6;order_Vidae_7;Vidae_7;Xus_8;Xus sawyeri_9',
@@ -218,17 +228,17 @@ _LINEAGE_STYLES = (
           r'\|(?:[^|,]*,){4}', read_bold),
     Style('lineage', 'id, then names by position (as SILVA): ; or commas between them', 'header',
           '>AB1 Animalia;Arthropoda;Insecta;Diptera;Culicidae;Aedes;Aedes aegypti',
-          r'^[^;\s|]+\s+(?:(?:[A-Z][^;=|]*;){2}|(?:[A-Z][^,=|]*,){4})|'
-          r'^[^;\s|=]*\d[^;\s|=]*;(?:[A-Z][^;=|]*;){2}',
+          r'^[^;\s|]+(?:\s+|\|)(?:(?:[A-Z][^;=|]*;){2}|(?:[A-Z][^,=|]*,){4})|'
+          rf'^[^;\s|=]*\d[^;\s|=]*;(?:(?:[A-Z][^;=|]*;){{2}}|(?:[A-Z][^,;=|]*,){{4}})|{_PIPES}',
           read_lineage),
     Style('dada2', 'DADA2 assignTaxonomy: names by position, no id', 'header',
           '>Animalia;Arthropoda;Insecta;Diptera;Culicidae;Aedes;',
           r'^(?:[A-Z][A-Za-z -]*(?:_\d+)?;){2}[^=|]*$', read_dada2))
 
-# %% ../../nbs/data/headers.ipynb #64a964de
+# %% ../../nbs/data/headers.ipynb #1ae1cc6c
 _BOLD = (r'^[A-Z]{2,}[A-Z0-9]*\d+-\d\d\||'                                  # an id of BOLD in front
          rf'\|\s*(?:{BIN}|(?i:co[i1x][^|\s]*|cytb|[^|]*-[35]P))\s*(?:\||$)|' # a BIN or a marker
-         rf'\|\s*{_WORDS}[^|]*(?:\||$)')                                     # a species
+         rf'\|\s*{_SPECIES}[^|]*(?:\||$)|^{_SPECIES}\s*\|')                   # a species
 _NCBI = r'^(?:gi\|\d+\||(?:gb|ref|emb|dbj|tpg|tpe|lcl)\|)'
 _SENTENCE_STYLES = (
     Style('ena', 'ENA and EMBL', 'header',
@@ -237,13 +247,15 @@ _SENTENCE_STYLES = (
     Style('ncbi', 'NCBI with pipes', 'header',
           '>gi|123456|gb|AB123456.1| Aedes aegypti isolate 7 COI gene, partial cds', _NCBI, read_genbank),
     Style('bold', 'BOLD FASTA (v3 to v5): fields between pipes in any order', 'header',
-          '>ABA123-06|Aedes aegypti|COI-5P|HQ123456', _BOLD, read_bold),
+          '>ABA123-06|Aedes aegypti|COI-5P|HQ123456', _BOLD, read_bold,
+          unless=r'^(?i:sample|contig|barcode|cluster|read|otu|asv|node|plate|primer)[ _]'),
     Style('genbank', 'GenBank definition lines', 'header',
           '>AB123456.1 Aedes aegypti voucher X7 cytochrome c oxidase subunit I (COI) gene, partial cds',
           rf"^{_ACCESSION}(?::\S+)?\s+(?:[A-Z_ ]+:\s+)*'?\[?[A-Z][a-z]+|\[organism=|"
           rf'^\S+\s+{_WORDS}{_END_OF_NAME}', read_genbank, unless=rf'^{_WORDS}(?:\s|$)'),
     Style('dada2-species', 'DADA2 addSpecies: id and species', 'header', '>AB1 Aedes aegypti',
-          rf'^\S+\s+{_WORDS}(?: [a-z-]{{3,}})?\s*$', read_species),
+          rf'^\S+\s+(?:{_WORDS}(?: [a-z-]{{3,}})?|[A-Z][a-z-]+\s(?:sp|cf|aff|nr)\.(?:\s\S+){{0,3}})\s*$',
+          read_species),
     Style('species', 'the species in place of an id', 'header', '>Aedes aegypti voucher X7',
           rf'^{_WORDS}(?:\s+\S*\d\S*)*\s*$|^{_WORDS}{_END_OF_NAME}', read_species_id))
 

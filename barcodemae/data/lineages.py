@@ -10,14 +10,14 @@ __all__ = ['KEYS', 'EUKARYOTES', 'BIN', 'KNOWN', 'ENDINGS', 'LONGEST_LINEAGE', '
 import polars as pl
 from .names import LINEAGE
 
-# %% ../../nbs/data/lineages.ipynb #5c576421
+# %% ../../nbs/data/lineages.ipynb #45c07e65
 KEYS = dict(kingdom='k kingdom', phylum='p phylum') | {'class': 'c class'} | dict(order='o order',
     family='f family', subfamily='sf subfamily', genus='g genus', species='s species',
     domain='d sk domain superkingdom', dna_bin='t') # as they stand in front of : or __
 _RANK_OF = {key: rank for rank, keys in KEYS.items() for key in keys.split()}
 _NEXT, _IS = '\x1f', '\x1e' # in front of a rank; between it and its name
 _MARKS = {sep + key + mark: _NEXT + key + _IS
-          for sep in (',', ';', ', ', '; ') for key in _RANK_OF for mark in (':', '__')}
+          for sep in (',', ';', '|', ', ', '; ') for key in _RANK_OF for mark in (':', '__')}
 _NUMBER = r'_-?\d+' # of a taxon; COInr has negative ones
 EUKARYOTES = ('Eukaryota', 'Eukarya') # a domain, which says nothing about the kingdom
 BIN = r'BOLD:[A-Z]{3}\d{4}'
