@@ -6,7 +6,7 @@
 __all__ = ['BLOCK', 'LONGEST_LINE', 'BARCODE', 'BARCODE_OR_NONE', 'ANY_SEQUENCE', 'LINES', 'SEPARATORS', 'ROWS', 'split_line',
            'Shape', 'Table', 'open_table', 'ParquetTable']
 
-# %% ../../nbs/data/tables.ipynb #2a0ff845
+# %% ../../nbs/data/tables.ipynb #c2c1949b
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ import polars as pl
 from ..core import InputError
 from .files import as_stream
 
-# %% ../../nbs/data/tables.ipynb #eebcc2d3
+# %% ../../nbs/data/tables.ipynb #9b48b0a6
 BLOCK = 2**24 # bytes of text parsed at a time
 LONGEST_LINE = 2**26 # bytes
 
@@ -36,13 +36,13 @@ def _blocks(pieces):
     if rest.strip():
         yield rest + b'\n'
 
-# %% ../../nbs/data/tables.ipynb #ded6b8c3
+# %% ../../nbs/data/tables.ipynb #74ade453
 @lru_cache
-def _field(sep):
-    "A quoted field, or else text without line breaks; and what ends it."
-    s = re.escape(sep)
-    return re.compile(rf' *"([^"]*(?:""[^"]*)*)" *({s}|\Z)|([^{s}\n]*)({s}|\Z)')
+def _quoted(sep):
+    "A quoted field and what ends it."
+    return re.compile(rf' *"([^"]*(?:""[^"]*)*)" *(?:{re.escape(sep)}|\Z)')
 
+# %% ../../nbs/data/tables.ipynb #07768a80
 def split_line(
     text:str, # a row, without the line break at its end
     sep:str, # one character
@@ -50,18 +50,23 @@ def split_line(
     "Fields of a row; None in place of them where a line breaks outside of quotation marks."
     if '"' not in text and '\n' not in text:
         return text.split(sep), False
-    fields, opened, at, end = [], False, 0, sep
-    while end:
-        if not (found := _field(sep).match(text, at)):
+    fields, opened, at = [], False, 0
+    while at <= len(text):
+        if text.startswith(('"', ' '), at) and (quoted := _quoted(sep).match(text, at)):
+            fields.append(quoted[1].replace('""', '"'))
+            at = quoted.end() + (quoted.end() == len(text) and not quoted[0].endswith(sep))
+            continue
+        end = text.find(sep, at)
+        end = len(text) if end < 0 else end
+        fields.append(text[at:end])
+        opened |= fields[-1].lstrip(' ').startswith('"')
+        at = end + 1
+        if '\n' in fields[-1]:
             return None, opened
-        quoted, end, plain = found[1], found[2] or found[4], found[3]
-        opened |= quoted is None and plain.lstrip(' ').startswith('"')
-        fields.append(plain if quoted is None else quoted.replace('""', '"'))
-        at = found.end()
     return fields, opened
 
-# %% ../../nbs/data/tables.ipynb #27e9c05c
-@dataclass
+# %% ../../nbs/data/tables.ipynb #1b1526e7
+@dataclass(eq=False)
 class Shape:
     "What a row of a table looks like."
     sep: str # between two fields
@@ -76,6 +81,7 @@ def _fit(fields, shape):
         return None
     return fields[:n] + ['']*(n - len(fields))
 
+@lru_cache(8)
 def _alone(line, shape):
     "The row of one line or None, and whether a field is open at its end."
     fields, opened = split_line(line, shape.sep)
@@ -84,7 +90,7 @@ def _alone(line, shape):
         row = _fit([split_line(o, shape.sep)[0][0] for o in line.split(shape.sep)], shape)
     return row, opened
 
-# %% ../../nbs/data/tables.ipynb #b29613e1
+# %% ../../nbs/data/tables.ipynb #5c33639b
 BARCODE = re.compile(r'(?i)[acgtunryswkmbdhvi.*?~ -]{20,}')
 BARCODE_OR_NONE = re.compile(BARCODE.pattern + r'|\s*|none|null|na|n/a|nan|no_data')
 ANY_SEQUENCE = re.compile(r'(?i)[a-z.*?~ -]{4,}')
@@ -99,7 +105,7 @@ def _by_itself(line, shape, barcode):
         return True
     return bool(barcode.fullmatch(row[shape.barcode]))
 
-# %% ../../nbs/data/tables.ipynb #ac27cda0
+# %% ../../nbs/data/tables.ipynb #cf6553c0
 def _joined(lines, i, shape, final):
     "The row of lines `i` to `j`, and `j`; (None, i) without one; (None, None) if more lines are needed."
     sure, text, best = _by_itself(lines[i], shape, BARCODE_OR_NONE), lines[i], (None, i)
@@ -116,7 +122,7 @@ def _joined(lines, i, shape, final):
             return best
     return best if final or i + LINES <= len(lines) else (None, None)
 
-# %% ../../nbs/data/tables.ipynb #f0f4e1cf
+# %% ../../nbs/data/tables.ipynb #cc4b2710
 def _odd_rows(lines, easy, shape, final):
     """`{i: row, or its fault}` of the lines that are not `easy`, and how many lines were read.
     Lines that belong to a row that began before are no longer easy."""
@@ -135,7 +141,7 @@ def _odd_rows(lines, easy, shape, final):
         rows[i] = f'the row has {n} fields, the header {len(shape.names)}' if row is None else row
     return rows, len(lines)
 
-# %% ../../nbs/data/tables.ipynb #5d3a5a43
+# %% ../../nbs/data/tables.ipynb #f2b60fc7
 def _all_plain(block, shape):
     "Whether no line of a block has a quotation mark, and each has all its fields."
     if b'"' in block:
@@ -161,7 +167,7 @@ def _parse(block, shape, positions, quote):
     fault = pl.lit(None, pl.String).alias('fault')
     return table.select(*(pl.col(f'{i}').alias(c) for c, i in positions.items()), fault).collect()
 
-# %% ../../nbs/data/tables.ipynb #595e52dd
+# %% ../../nbs/data/tables.ipynb #146260bb
 def _wanted(row, fields, positions):
     "What is wanted of a row, and None; of a row that could not be read its id and the fault."
     if not isinstance(row, str):
@@ -181,7 +187,7 @@ def _sorted_rows(lines, shape, positions, final):
     odd = odd.with_columns(line=pl.Series([*rows], dtype=pl.Int64))
     return pl.concat([frame, odd]).sort('line').drop('line'), taken
 
-# %% ../../nbs/data/tables.ipynb #840677aa
+# %% ../../nbs/data/tables.ipynb #1f65da5f
 def _read_block(block, shape, positions, final):
     "Frame of the rows of a block, and the lines at its end that the next block must complete."
     if _all_plain(block, shape):
@@ -190,7 +196,7 @@ def _read_block(block, shape, positions, final):
     frame, taken = _sorted_rows(lines, shape, positions, final)
     return frame, ''.join(line + '\n' for line in lines[taken:]).encode()
 
-# %% ../../nbs/data/tables.ipynb #db481fbc
+# %% ../../nbs/data/tables.ipynb #29750723
 SEPARATORS = '\t,;|'
 
 def _separator(lines):
@@ -206,7 +212,7 @@ def _is_comment(lines, sep):
     same = sep and len(split_line(lines[0], sep)[0]) == len(split_line(after, sep)[0])
     return after.startswith('#') or not same or lines[0].startswith('# ') and sep != '\t'
 
-# %% ../../nbs/data/tables.ipynb #fed0e847
+# %% ../../nbs/data/tables.ipynb #ab62d072
 def _find_names(lines):
     "Number of the line with the names, and the separator."
     sep = None
@@ -221,7 +227,7 @@ def _find_names(lines):
                 fix='begin each record with > and its id, its sequence below')
     return None, None
 
-# %% ../../nbs/data/tables.ipynb #0d2a9b3d
+# %% ../../nbs/data/tables.ipynb #0d727f85
 def _read_names(lines, sep):
     "Names of the columns, and how many lines they take."
     for n in range(1, min(20, len(lines)) + 1): # a name may have a line break
@@ -243,7 +249,7 @@ def _fitted(names, lines, sep):
     r_style = n == len(names) + 1 and sep == '\t' # its last field is used
     return ['', *names] if r_style else names
 
-# %% ../../nbs/data/tables.ipynb #67e0648c
+# %% ../../nbs/data/tables.ipynb #d1006010
 @dataclass
 class Table:
     "A table whose names are known, and whose rows are not read yet."
@@ -266,7 +272,7 @@ class Table:
             yield frame.with_columns(row=pl.int_range(n + 1, n + len(frame) + 1))
             n += len(frame)
 
-# %% ../../nbs/data/tables.ipynb #64bd2ddf
+# %% ../../nbs/data/tables.ipynb #e9c6ef52
 def open_table(
     pieces, # of UTF-8, lines ended by \n
 ) -> Table: # None where there is no line
@@ -287,7 +293,7 @@ def open_table(
     start = ''.join(line + '\n' for line in after).encode() + rest
     return Table(names, sep, rows, lines[i:i + n], chain([start], blocks))
 
-# %% ../../nbs/data/tables.ipynb #2c66ab02
+# %% ../../nbs/data/tables.ipynb #64ac8f0c
 ROWS = 20_000 # rows at a time where the format counts in rows
 
 def _as_strings(name, dtype):
@@ -300,7 +306,7 @@ def _as_strings(name, dtype):
     whole = value.cast(pl.Int64, strict=False)
     return pl.when(whole == value).then(whole.cast(pl.String)).otherwise(value.cast(pl.String))
 
-# %% ../../nbs/data/tables.ipynb #4aa2cdef
+# %% ../../nbs/data/tables.ipynb #2511d12f
 class ParquetTable:
     "A `Table` in a Parquet file."
     def __init__(self,
