@@ -171,8 +171,8 @@ def parquet(content):
     return out.getvalue()
 
 BROKEN = {
-    'unknown columns': ('t.csv', b'id,seq\n1,ACGT\n', None,
-        'no column processid and no column dna_barcode; the columns found are id, seq'),
+    'unknown columns': ('t.csv', b'plot,bases\n1,ACGT\n', None,
+        'no column processid and no column dna_barcode; the columns found are plot, bases'),
     'no sequences': ('t.tsv', b'processid\tgenus\nP1\tAedes\n', None,
         'no column dna_barcode; the columns found are processid, genus'),
     'empty': ('t.csv', b'', None, 'empty'),

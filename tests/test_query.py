@@ -283,7 +283,7 @@ def test_errors_name_file_and_fix(tmp_path, monkeypatch):
     assert 'no such file' in told(tmp_path/'absent.fasta') and 'folder' in told(tmp_path)
     assert 'no such file' in told(tmp_path/'absent/x')
     assert 'cannot be opened' in told('a\0b') and 'cannot be opened' in told('~nobody-here/x.fasta')
-    assert 'columns found are id, seq' in told(tmp_path/'q', b'id,seq\nFIN1,ACGT\n')
+    assert 'columns found are plot, bases' in told(tmp_path/'q', b'plot,bases\nFIN1,ACGT\n')
     assert 'neither FASTA nor FASTQ nor a table' in told(tmp_path/'q', COI[0].encode())
     assert 'cannot be read' in told(tmp_path/'q', b'PAR1 no parquet')
     def denied(*_): raise PermissionError(13, 'Permission denied')

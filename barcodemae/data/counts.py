@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DNA', 'SEQUENCE', 'ID', 'HDF5', 'Layout', 'Counts', 'count_format', 'read_counts', 'with_answers', 'abundance']
 
-# %% ../../nbs/data/counts.ipynb #cb38a313
+# %% ../../nbs/data/counts.ipynb #428a8818
 import json, re
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,12 +17,13 @@ from ..core import InputError
 from .faults import FAULTS, Broken, Faults, record_name, with_context
 from .files import open_source
 from .query import clean_sequence
-from .read import map_columns, standardise
+from .read import standardise
 from .records import recognise
+from .styles import map_columns
 from .tables import ParquetTable, open_table
 from .text import peek
 
-# %% ../../nbs/data/counts.ipynb #b890647b
+# %% ../../nbs/data/counts.ipynb #b454677b
 DNA = re.compile(r'(?i)\s*[acgtunryswkmbdhv.-]*\s*')
 SEQUENCE = re.compile(r'(?i)\s*[acgtunryswkmbdhv.-]{40,}\s*')
 ID = re.compile(r'(?i)#? *((asv|z?otu|feature|query|seq|sequence)?[ _.-]?id|asv|z?otu|query|name)')
@@ -34,7 +35,7 @@ class Layout:
     sequence: int = None # position of the column of sequences; of the samples' names in a `seqtab`
     id: int = None # position of the column of ids, if there is one
 
-# %% ../../nbs/data/counts.ipynb #52e3e8a6
+# %% ../../nbs/data/counts.ipynb #9a3878dd
 def _layout(table):
     "The `Layout` of a table, or None."
     named = [bool(SEQUENCE.fullmatch(name)) for name in table.names]
@@ -58,7 +59,7 @@ def _by_content(table):
     ids += [i for i, c in enumerate(columns) if i != at and not numbers[i] and len(set(c)) == len(table.rows)]
     return Layout('table' if ids else 'rows', at, ids[0] if ids else None)
 
-# %% ../../nbs/data/counts.ipynb #c5ac11fc
+# %% ../../nbs/data/counts.ipynb #bf742c87
 @dataclass
 class Counts:
     "A table with a row to each sequence."
@@ -81,7 +82,7 @@ def _unique(names):
 def _numbered(n):
     return [f'ASV{i}' for i in range(1, n + 1)]
 
-# %% ../../nbs/data/counts.ipynb #f10fd748
+# %% ../../nbs/data/counts.ipynb #a94731cd
 def _frame(table, positions):
     "All rows of a table, and the `Broken` that ended it."
     frames, ended = [], None
@@ -106,7 +107,7 @@ def _of_rows(table, layout):
     sequences = standardise(frame, ('dna_barcode',))['dna_barcode'].fill_null('').to_list()
     return Counts(layout.kind, ids, sequences, own, faults, ended)
 
-# %% ../../nbs/data/counts.ipynb #6383f715
+# %% ../../nbs/data/counts.ipynb #f78761ba
 def _of_columns(table, layout):
     "`Counts` of a table in which each column is a sequence, each row a sample."
     names = table.names
@@ -122,7 +123,7 @@ def _of_columns(table, layout):
     own = pl.concat([pl.DataFrame({'sequence': sequences}), values], how='horizontal')
     return Counts('seqtab', _numbered(len(at)), sequences, own, {}, ended)
 
-# %% ../../nbs/data/counts.ipynb #10c1e19a
+# %% ../../nbs/data/counts.ipynb #bc7c5acc
 HDF5 = b'\x89HDF\r\n\x1a\n'
 
 def _from_biom(ids, samples, matrix, metadata):
@@ -138,7 +139,7 @@ def _from_biom(ids, samples, matrix, metadata):
     own = pl.DataFrame({name: list(values) for name, values in zip(names, columns)}, strict=False)
     return Counts('biom', _numbered(len(ids)) if sequences is ids else ids, sequences, own)
 
-# %% ../../nbs/data/counts.ipynb #abd33d67
+# %% ../../nbs/data/counts.ipynb #2e6d52ac
 def _biom_json(text):
     told = json.loads(text)
     ids, samples = [[str(o['id']) for o in told[k]] for k in ('rows', 'columns')]
@@ -153,7 +154,7 @@ def _biom_json(text):
     keys = dict.fromkeys(k for o in about for k in o)
     return _from_biom(ids, samples, matrix, {k: [joined(o.get(k)) for o in about] for k in keys})
 
-# %% ../../nbs/data/counts.ipynb #72b1b97f
+# %% ../../nbs/data/counts.ipynb #86861b1a
 def _biom_hdf5(path):
     try:
         import h5py
@@ -172,7 +173,7 @@ def _biom_hdf5(path):
             metadata[k] = text(v) if v.ndim == 1 else ['; '.join(text(o)) for o in v]
     return _from_biom(ids, samples, matrix, metadata)
 
-# %% ../../nbs/data/counts.ipynb #b674de40
+# %% ../../nbs/data/counts.ipynb #c5288284
 def _content(part):
     "(kind, what to make `Counts` of) of a file; (None, None) where it holds no table."
     if part.parquet:
@@ -188,7 +189,7 @@ def _content(part):
     layout = table and _layout(table)
     return (layout.kind, (table, layout)) if layout else (None, None)
 
-# %% ../../nbs/data/counts.ipynb #b4a3b712
+# %% ../../nbs/data/counts.ipynb #469aba87
 @contextmanager
 def _opened(path):
     "(kind, what to make `Counts` of) of a file."
@@ -206,7 +207,7 @@ def _opened(path):
                 pass
             yield found
 
-# %% ../../nbs/data/counts.ipynb #511fc0a4
+# %% ../../nbs/data/counts.ipynb #27bae248
 def count_format(
     path, # file
 ) -> str: # 'table', 'rows', 'seqtab', 'biom', or None
@@ -225,7 +226,7 @@ def read_counts(
             return _biom_hdf5(found) if isinstance(found, Path) else _biom_json(b''.join(found))
         return (_of_columns if kind == 'seqtab' else _of_rows)(*found)
 
-# %% ../../nbs/data/counts.ipynb #b31c6900
+# %% ../../nbs/data/counts.ipynb #a8c98027
 @patch
 def _judged(self:Counts):
     "(barcode, kind of fault, detail) of each row; barcode '' where it cannot be read."
@@ -237,7 +238,7 @@ def _judged(self:Counts):
         else:
             yield clean_sequence(sequence.encode())
 
-# %% ../../nbs/data/counts.ipynb #108199ee
+# %% ../../nbs/data/counts.ipynb #418f3e8b
 @patch
 def batches(self:Counts,
     faults:Faults, # counts what is skipped
@@ -261,7 +262,7 @@ def batches(self:Counts,
     if names:
         yield names, barcodes
 
-# %% ../../nbs/data/counts.ipynb #793ecf83
+# %% ../../nbs/data/counts.ipynb #f071d741
 def with_answers(
     counts:Counts, # the user's table
     answers:pl.DataFrame, # a row to each sequence that could be read, in order
