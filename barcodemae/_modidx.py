@@ -343,6 +343,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'barcodemae.data.counts.count_format': ( 'data/counts.html#count_format',
                                                                                  'barcodemae/data/counts.py'),
                                         'barcodemae.data.counts.read_counts': ('data/counts.html#read_counts', 'barcodemae/data/counts.py'),
+                                        'barcodemae.data.counts.read_query': ('data/counts.html#read_query', 'barcodemae/data/counts.py'),
                                         'barcodemae.data.counts.with_answers': ( 'data/counts.html#with_answers',
                                                                                  'barcodemae/data/counts.py')},
             'barcodemae.data.faults': { 'barcodemae.data.faults.Broken': ('data/faults.html#broken', 'barcodemae/data/faults.py'),

@@ -5,7 +5,7 @@ import numpy as np, polars as pl, pytest
 from hypothesis import given, settings, strategies as st
 
 from barcodemae.core import InputError
-from barcodemae.data.counts import abundance, count_format, read_counts, with_answers
+from barcodemae.data.counts import abundance, count_format, read_counts, read_query, with_answers
 from barcodemae.data.faults import Faults
 from barcodemae.data.query import read_sequences
 
@@ -54,6 +54,9 @@ def test_forms(tmp_path, form):
         assert counts.table.select(here).cast(pl.Float64).rows() == [tuple(r[:len(here)]) for r in NUMBERS]
         (ids, barcodes), = counts.batches(faults := Faults())
         assert (ids, barcodes, faults.counts) == (counts.ids, SEQUENCES, {})
+        read = lambda **how: [p for batch in read_query(path, Faults(), **how) for p in zip(*batch)]
+        pairs = list(zip(ids, barcodes))
+        assert read() == read(batch=3) == pairs and read(skip=1, batch=2) == pairs[1:] and read(skip=9) == []
 
 
 OTHERS = {'FASTA': '>A\nACGT\n', 'FASTQ': '@A\nACGT\n+\nIIII\n', 'nothing': '', 'a text': 'one\ntwo\n',
