@@ -623,8 +623,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'barcodemae/data/taxonomy.py'),
                                           'barcodemae.data.taxonomy._ancestors': ( 'data/taxonomy.html#_ancestors',
                                                                                    'barcodemae/data/taxonomy.py'),
-                                          'barcodemae.data.taxonomy._by_tabs': ( 'data/taxonomy.html#_by_tabs',
-                                                                                 'barcodemae/data/taxonomy.py'),
                                           'barcodemae.data.taxonomy._contents': ( 'data/taxonomy.html#_contents',
                                                                                   'barcodemae/data/taxonomy.py'),
                                           'barcodemae.data.taxonomy._read': ('data/taxonomy.html#_read', 'barcodemae/data/taxonomy.py'),

@@ -233,6 +233,13 @@ def test_synonyms(ident, sequence):
     assert {c: at[c] for c in ('processid', 'genus', 'species', 'dna_barcode')} == dict(processid=0, genus=1, species=2, dna_barcode=3)
 
 
+def test_a_lineage_table_without_column_names(tmp_path):
+    rows = (FILES/'lineage_table.tsv').read_text().split('\n', 1)[1]
+    (tmp_path/'t.tsv').write_text(rows)
+    frame, report = read(tmp_path/'t.tsv')
+    assert shown(frame) == EXPECTED['lineage_table.tsv'][1] and report.styles == {'lineage-table': 2}
+
+
 def test_columns_that_lack():
     with pytest.raises(InputError, match='no column dna_barcode; the columns found are id, length.*Fix'): map_columns(['id', 'length'])
     with pytest.raises(InputError, match='not in the format bcdm: no column nuc'): map_columns(['processid', 'nucleotides'], style='bcdm')

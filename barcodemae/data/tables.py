@@ -202,7 +202,7 @@ SEPARATORS = '\t,;|'
 def _separator(lines):
     "What separates the fields of the first line, and of those after it; None where nothing does."
     counts = {s: [len(split_line(line, s)[0] or ()) for line in lines if line.strip()] for s in SEPARATORS}
-    agree = lambda s: (counts[s][1:].count(counts[s][0]), counts[s][0])
+    agree = lambda s: (counts[s][1:].count(counts[s][0]), s == '\t', counts[s][0]) # lineages hold ; and ,
     return max((s for s in SEPARATORS if counts[s][0] > 1), key=agree, default=None)
 
 def _is_comment(lines, sep):

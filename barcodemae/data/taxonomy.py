@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['Taxonomy']
 
-# %% ../../nbs/data/taxonomy.ipynb #c3840482
-from dataclasses import replace
+# %% ../../nbs/data/taxonomy.ipynb #a4d1580e
 import numpy as np, polars as pl
 from fastcore.basics import patch
 from ..core import InputError
@@ -40,19 +39,13 @@ def _contents(table): # -> (key of the rows, {column: position}, whether the fir
             fix='name it Feature ID, or taxid')
     return key, {c: at[c] for c in (key, *(['taxonomy'] if 'taxonomy' in at else ranks))}, False
 
-# %% ../../nbs/data/taxonomy.ipynb #fddfc990
-def _by_tabs(table): # where lineages hold more semicolons than a row has tabs
-    split = lambda row: ';'.join(row).split('\t')
-    return replace(table, sep='\t', names=split(table.names), rows=[split(row) for row in table.rows])
-
+# %% ../../nbs/data/taxonomy.ipynb #e15cdc7e
 def _read(file): # -> (key, frame of all rows)
     with open_source(file) as source:
         part = next(source.parts())
         table = ParquetTable(part.parquet) if part.parquet else open_table(part.pieces)
         if table is None:
             raise InputError('no table in it', fix='check the step that wrote it')
-        if not part.parquet and table.sep == ';' and '\t' in table.names[0]:
-            table = _by_tabs(table)
         key, at, headerless = _contents(table)
         sound = pl.col('fault').is_null()
         frames = [frame.filter(sound).select(list(at)) for frame in table.frames(at, headerless)]
