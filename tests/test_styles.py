@@ -310,6 +310,9 @@ def test_a_taxonomy_that_is_none(tmp_path):
     with pytest.raises(InputError, match='Fix'): Taxonomy(tmp_path/'t')
     (tmp_path/'t').write_text('')
     with pytest.raises(InputError, match='no table'): Taxonomy(tmp_path/'t')
+    for rows in ('', 'x\ty\tgenus\tAedes\n'): # no taxon with a number
+        (tmp_path/'t').write_text('tax_id\tparent_tax_id\trank\tname_txt\n' + rows)
+        with pytest.raises(InputError, match='no row'): Taxonomy(tmp_path/'t')
     with pytest.raises(InputError, match='no such file'): Taxonomy(tmp_path/'absent')
 
 

@@ -77,7 +77,7 @@ def _tree(rows): # taxid, parent, rank, name -> (frame of taxid and rows of ance
     found = _ancestors(ids['taxid'].to_numpy(), parent.to_numpy(), rank.to_numpy())
     return rows.select('taxid').with_columns(pl.Series(r, n) for r, n in found.items()), rows['name']
 
-# %% ../../nbs/data/taxonomy.ipynb #9c59dca7
+# %% ../../nbs/data/taxonomy.ipynb #06396360
 class Taxonomy:
     "Names of records by their id, or by the id of their taxon."
     def __init__(self,
@@ -85,9 +85,9 @@ class Taxonomy:
     ):
         with with_context(file, lambda: None):
             self.key, rows = _read(file)
+            rows, self.names = _tree(rows) if 'parent' in rows.columns else (rows, None)
             if not len(rows):
                 raise InputError('no row in it', fix='check the step that wrote it')
-            rows, self.names = _tree(rows) if 'parent' in rows.columns else (rows, None)
         hashes = rows[self.key].hash().to_numpy()
         _, first = np.unique(hashes, return_index=True) # of an id that is there twice, the first row
         self._hashes, self.rows = hashes[first], rows[first].rename({self.key: 'key'})
