@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['ENDINGS', 'KIND', 'MEMBER', 'IGNORED', 'kinds_of', 'readable', 'zip_members', 'tar_members']
 
-# %% ../../nbs/data/archives.ipynb #f1a09941
+# %% ../../nbs/data/archives.ipynb #b85d057c
 import io, re, struct, tarfile, zipfile, zlib
 from ..core import InputError
 
-# %% ../../nbs/data/archives.ipynb #6f0b44c7
+# %% ../../nbs/data/archives.ipynb #343e99e8
 ENDINGS = dict(FASTA='fa fas fna fasta ffn', FASTQ='fq fastq', table='csv tsv', text='txt', Parquet='parquet',
     GenBank='gb gbk')
 KIND = {ending: kind for kind, endings in ENDINGS.items() for ending in endings.split()}
@@ -30,7 +30,7 @@ def kinds_of(
         found['table'] = [name for name in names if name in tables]
     return found
 
-# %% ../../nbs/data/archives.ipynb #f3a16024
+# %% ../../nbs/data/archives.ipynb #f5c7b4b6
 def readable(
     names, # of the files in an archive
     file, # the archive, for messages
@@ -50,7 +50,7 @@ def readable(
     raise InputError(f'this archive holds barcodes of several kinds ({held})', file=file,
         fix='unpack it and name the file to read: ' + ' or '.join(some[0] for some in found.values()))
 
-# %% ../../nbs/data/archives.ipynb #fb5daea4
+# %% ../../nbs/data/archives.ipynb #72d3cde5
 def zip_members(
     f, # binary file that can be rewound
     file, # its name, for messages
@@ -72,7 +72,7 @@ def zip_members(
                 file=file, fix='unpack it and name the file') from None
         yield name, io.BufferedReader(stream)
 
-# %% ../../nbs/data/archives.ipynb #b48db85a
+# %% ../../nbs/data/archives.ipynb #17f60a7b
 class _Inflated:
     "A file in a zip without table of contents, as a stream; `EOFError` where the zip ends too early."
     def __init__(self, f, method, size):
@@ -93,7 +93,7 @@ class _Inflated:
             return data
         raise EOFError
 
-# %% ../../nbs/data/archives.ipynb #86b14e5d
+# %% ../../nbs/data/archives.ipynb #53c8a57d
 def _cut_members(f):
     "(name, stream) of what can be read in a zip without table of contents."
     f.seek(0)
@@ -117,17 +117,24 @@ def _cut_members(f):
         f.seek(max(0, after.find(b'PK\x03\x04')) - len(after), 1) # its checksum and sizes may come first
     yield None, _Inflated(f, 0, 1) # it ends too early
 
-# %% ../../nbs/data/archives.ipynb #bf209417
+# %% ../../nbs/data/archives.ipynb #07b3143f
 def _tar_names(stream):
     "Names of the files in a tar, and whether it ends as it should."
     names = []
     try:
         with tarfile.open(fileobj=stream, mode='r|') as t:
-            names += [m.name for m in iter(t.next, None) if m.isfile()]
+            for m in iter(t.next, None):
+                names += [m.name]*m.isfile()
     except (tarfile.TarError, EOFError):
         return names, False
     return names, not stream.raw.broken
 
+class _Small:
+    "A file in a tar, read in small pieces: of one that is cut off, tarfile gives no part."
+    def __init__(self, f): self.f = f
+    def read1(self, n): return self.f.read1(min(n, 2**13))
+
+# %% ../../nbs/data/archives.ipynb #48e995f0
 def tar_members(
     again, # () -> stream of the whole tar, decompressed, from its beginning; `.raw.broken` where it was cut
     file, # its name, for messages
@@ -139,7 +146,7 @@ def tar_members(
         with tarfile.open(fileobj=again(), mode='r|') as t:
             for m in iter(t.next, None):
                 if m.isfile() and m.name in wanted:
-                    yield m.name, t.extractfile(m)
+                    yield m.name, _Small(t.extractfile(m))
     except tarfile.TarError:
         pass
     if not whole:

@@ -13,10 +13,10 @@ from pathlib import Path
 import polars as pl
 from polars.io.plugins import register_io_source
 from ..core import InputError
-from .faults import FAULTS, Broken, Faults, as_text, record_name, with_context
+from .faults import FAULTS, Broken, Faults, as_text, record_name, visible, with_context
 from .files import as_stream, open_source
 from .names import RANKS
-from .records import recognise, visible
+from .records import recognise
 
 # %% ../../nbs/01_data.ipynb #485cde82
 COLUMNS = ('processid', 'sampleid', 'taxon', *RANKS, 'dna_bin', 'dna_barcode', 'country', 'province_state',
@@ -155,7 +155,8 @@ def _record_frames(records, columns, file):
         _stop_at_fault(batch, n + 1, file)
         n += len(batch)
         sequences = [as_text(sequence.translate(None, b' \t\n\r\v\f')) for _, sequence, *_ in batch]
-        frame = pl.DataFrame({'header': [visible(as_text(head)) for head, *_ in batch], 'dna_barcode': sequences})
+        headers = [visible(as_text(head)) for head, *_ in batch]
+        frame = pl.DataFrame({'header': headers, 'dna_barcode': sequences})
         yield frame.select([fields[c].alias(c) for c in columns if c in fields] or 'header')
 
 # %% ../../nbs/01_data.ipynb #c7166726
@@ -253,7 +254,7 @@ def _checked(source, columns, split):
         if not rows:
             faults.add('empty file', source.file, detail='no record in it')
 
-# %% ../../nbs/01_data.ipynb #6264a754
+# %% ../../nbs/01_data.ipynb #a5f44297
 def _checked_parts(source, columns, split):
     "Frames of each part of a file, see `_checked`."
     with with_context(source.file, lambda: None):
