@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['ENDINGS', 'KIND', 'MEMBER', 'IGNORED', 'kinds_of', 'readable', 'zip_members', 'tar_members']
 
-# %% ../../nbs/data/archives.ipynb #b85d057c
+# %% ../../nbs/data/archives.ipynb #1ef96a62
 import io, re, struct, tarfile, zipfile, zlib
 from ..core import InputError
 
-# %% ../../nbs/data/archives.ipynb #343e99e8
+# %% ../../nbs/data/archives.ipynb #7f887285
 ENDINGS = dict(FASTA='fa fas fna fasta ffn', FASTQ='fq fastq', table='csv tsv', text='txt', Parquet='parquet',
     GenBank='gb gbk')
 KIND = {ending: kind for kind, endings in ENDINGS.items() for ending in endings.split()}
@@ -30,7 +30,7 @@ def kinds_of(
         found['table'] = [name for name in names if name in tables]
     return found
 
-# %% ../../nbs/data/archives.ipynb #f5c7b4b6
+# %% ../../nbs/data/archives.ipynb #22fee060
 def readable(
     names, # of the files in an archive
     file, # the archive, for messages
@@ -50,7 +50,7 @@ def readable(
     raise InputError(f'this archive holds barcodes of several kinds ({held})', file=file,
         fix='unpack it and name the file to read: ' + ' or '.join(some[0] for some in found.values()))
 
-# %% ../../nbs/data/archives.ipynb #72d3cde5
+# %% ../../nbs/data/archives.ipynb #31601729
 def zip_members(
     f, # binary file that can be rewound
     file, # its name, for messages
@@ -72,7 +72,7 @@ def zip_members(
                 file=file, fix='unpack it and name the file') from None
         yield name, io.BufferedReader(stream)
 
-# %% ../../nbs/data/archives.ipynb #17f60a7b
+# %% ../../nbs/data/archives.ipynb #18d71b9f
 class _Inflated:
     "A file in a zip without table of contents, as a stream; `EOFError` where the zip ends too early."
     def __init__(self, f, method, size):
@@ -93,7 +93,7 @@ class _Inflated:
             return data
         raise EOFError
 
-# %% ../../nbs/data/archives.ipynb #53c8a57d
+# %% ../../nbs/data/archives.ipynb #31ec3ace
 def _cut_members(f):
     "(name, stream) of what can be read in a zip without table of contents."
     f.seek(0)
@@ -115,9 +115,9 @@ def _cut_members(f):
                 break
         after = f.read(64)
         f.seek(max(0, after.find(b'PK\x03\x04')) - len(after), 1) # its checksum and sizes may come first
-    yield None, _Inflated(f, 0, 1) # it ends too early
+    yield None, _Inflated(io.BytesIO(), 0, 1) # it ends too early
 
-# %% ../../nbs/data/archives.ipynb #07b3143f
+# %% ../../nbs/data/archives.ipynb #0fe1204e
 def _tar_names(stream):
     "Names of the files in a tar, and whether it ends as it should."
     names = []
@@ -134,7 +134,7 @@ class _Small:
     def __init__(self, f): self.f = f
     def read1(self, n): return self.f.read1(min(n, 2**13))
 
-# %% ../../nbs/data/archives.ipynb #48e995f0
+# %% ../../nbs/data/archives.ipynb #b4bde0eb
 def tar_members(
     again, # () -> stream of the whole tar, decompressed, from its beginning; `.raw.broken` where it was cut
     file, # its name, for messages

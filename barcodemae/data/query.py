@@ -28,8 +28,8 @@ def clean_sequence(
     bases = raw.translate(_CODES, WHITE)
     if bases.translate(None, b'ACGTN'):
         bases = plain_sequence(raw).translate(_CODES)
-    if odd := bases.translate(None, b'ACGTN'):
-        return '', *_odd(odd)
+        if odd := bases.translate(None, b'ACGTN'):
+            return '', *_odd(odd)
     if not lost and not raw.strip(WHITE + b'-.*?~'):
         return '', 'empty record', None
     bases = bases.strip(b'N')
@@ -107,7 +107,7 @@ def _good(records, file, faults):
         if not n and not other:
             faults.add('empty file', file)
 
-# %% ../../nbs/data/query.ipynb #4f30843d
+# %% ../../nbs/data/query.ipynb #a53a47f4
 def _good_of_all(source, faults):
     "(id, barcode) of what can be used in each part of a file."
     parts = source.parts()
