@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['KEEP', 'TAIL', 'WHITE', 'BASES', 'WRAPPED', 'plain_sequence', 'fasta_records', 'fastq_records', 'recognise']
 
-# %% ../../nbs/data/records.ipynb #331df881
+# %% ../../nbs/data/records.ipynb #27ce8e9a
 import re
 from itertools import chain
 from .faults import Broken, as_text
 from .text import peek
 
-# %% ../../nbs/data/records.ipynb #3f08178d
+# %% ../../nbs/data/records.ipynb #9b3ed38d
 KEEP, TAIL = 100_000, 64 # bytes kept of a record, at its beginning and at its end
 
 def _parts(pieces, mark):
@@ -27,7 +27,7 @@ def _parts(pieces, mark):
             rest = rest[:KEEP] + b'N' + rest[-TAIL:] # N: head and tail must not make a mark together
     yield [rest], lost
 
-# %% ../../nbs/data/records.ipynb #8795c5d3
+# %% ../../nbs/data/records.ipynb #60a03f3b
 WHITE = b' \t\n\r\v\f' # what is no part of a sequence
 BASES = b'ACGTUNRYSWKMBDHVacgtunryswkmbdhv-.' # bases, IUPAC ambiguity codes, U of RNA, gaps
 _USUAL = BASES + b'\n'
@@ -50,12 +50,12 @@ def plain_sequence(
     lines = _without_positions(lines) or lines
     return b''.join(lines).translate(_UNKNOWN, WHITE).rstrip(b'*')
 
-# %% ../../nbs/data/records.ipynb #c8905690
+# %% ../../nbs/data/records.ipynb #b7b656a6
 def _is_comment(line):
     line = line.strip(WHITE)
     return line[:1] in (b'#', b';') and (len(line) < 10 or not _only_bases(line[1:]))
 
-# %% ../../nbs/data/records.ipynb #f0315b37
+# %% ../../nbs/data/records.ipynb #2ceb0e55
 _NUMBERED = (re.compile(rb'\s*(\d+)\s+(\D+)'), re.compile(rb'(\D+?)\s*(\d+)\s*')) # GenBank, EMBL
 
 def _without_positions(lines):
@@ -77,7 +77,7 @@ def _without_positions(lines):
             if len(lines) > 1 or begin == 1 - embl:
                 return bases
 
-# %% ../../nbs/data/records.ipynb #469e1375
+# %% ../../nbs/data/records.ipynb #20f34d02
 def _records(head, sequence, lost):
     "(header, sequence, bytes left out, fault) of one record, and of those that were joined to it."
     while (at := sequence.find(b'>')) >= 0 and not lost:
@@ -94,7 +94,7 @@ def _records(head, sequence, lost):
     digits = b'0123456789'*bool(lost) # too long it is, whatever its lines hold
     yield head, plain_sequence(sequence).translate(None, digits), lost, None
 
-# %% ../../nbs/data/records.ipynb #762fcd93
+# %% ../../nbs/data/records.ipynb #9c781a9b
 _RECORD = re.compile(rb'\n[ \t\0]*>')
 
 def fasta_records(
@@ -116,8 +116,9 @@ def fasta_records(
                 yield head, sequence.replace(b'\n', b''), lost, None
             lost = 0
 
-# %% ../../nbs/data/records.ipynb #7b8b0044
+# %% ../../nbs/data/records.ipynb #1c51c7a0
 _LINE = re.compile(rb'\n')
+_EDGES = WHITE + b'\0' # no part of a line
 WRAPPED = 3000 # lines of a wrapped record at most
 
 def _wrapped(lines, i, ended):
@@ -137,7 +138,7 @@ def _wrapped(lines, i, ended):
         return () if not ended else None
     return (sequence, end - i) if left == 0 and lines[end][:1] in (b'@', b'') else None
 
-# %% ../../nbs/data/records.ipynb #4c2188a6
+# %% ../../nbs/data/records.ipynb #41b3d268
 def _fastq_step(lines, i, ended):
     "(sequence, fault, lines) of the record or stray line at `i`; None to wait for more lines."
     head, sequence, plus, quality = lines[i:i + 4]
@@ -155,11 +156,11 @@ def _fastq_step(lines, i, ended):
         return None
     return (found[0], None, found[1]) if found else (b'', ('broken FASTQ', None), 1)
 
-# %% ../../nbs/data/records.ipynb #4a99498a
+# %% ../../nbs/data/records.ipynb #20502018
 def _begins_record(head, sequence):
     return head[:1] == b'@' and sequence and _only_bases(sequence)
 
-# %% ../../nbs/data/records.ipynb #f9a88804
+# %% ../../nbs/data/records.ipynb #12f8260d
 def _fastq(pieces):
     "See `fastq_records`."
     lines, stray = [], False
@@ -167,18 +168,19 @@ def _fastq(pieces):
         if whole is None:
             lines += [b'']*3 # at the end: a record may be cut short
         else:
-            lines += [line for part in whole if (line := part.strip(WHITE + b'\0'))]
+            lines += [line for part in whole if (line := part.strip(_EDGES))]
         i = 0
         while i + 4 <= len(lines) and lines[i] and (found := _fastq_step(lines, i, whole is None)):
             sequence, fault, n = found
             if not fault:
-                yield lines[i][1:], plain_sequence(sequence), 0, None
+                odd = sequence.translate(None, BASES)
+                yield lines[i][1:], plain_sequence(sequence) if odd else sequence, 0, None
             elif not stray or fault[0] != 'broken FASTQ' or _begins_record(*lines[i:i + 2]):
                 yield lines[i].removeprefix(b'@'), b'', 0, fault
             stray, i = n == 1, i + n
         lines = lines[i:]
 
-# %% ../../nbs/data/records.ipynb #2352fc30
+# %% ../../nbs/data/records.ipynb #f3169fe7
 _MATE = re.compile(rb'(\S+)\s+([12]):[YN]:')
 
 def _mates(records):
@@ -203,14 +205,14 @@ def _of_mate(record, mate):
     name = mate[1] if mate[1].endswith(b'/' + mate[2]) else mate[1] + b'/' + mate[2]
     return name + record[0][mate.end(1):], *record[1:]
 
-# %% ../../nbs/data/records.ipynb #c80e2388
+# %% ../../nbs/data/records.ipynb #28908f8e
 def fastq_records(
     pieces, # of FASTQ, as of `plain_text`
 ):
     "(header, sequence, 0, fault or None) of each record, see `fasta_records`."
     return _mates(_fastq(pieces))
 
-# %% ../../nbs/data/records.ipynb #851cd9b5
+# %% ../../nbs/data/records.ipynb #1f21864d
 _CONTROL = re.compile(rb'[\x00-\x08\x0e-\x1f\x7f]')
 
 def recognise(
