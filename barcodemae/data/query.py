@@ -107,7 +107,7 @@ def _good(records, file, faults):
         if not n and not other:
             faults.add('empty file', file)
 
-# %% ../../nbs/data/query.ipynb #a53a47f4
+# %% ../../nbs/data/query.ipynb #d95cc7cc
 def _good_of_all(source, faults):
     "(id, barcode) of what can be used in each part of a file."
     parts = source.parts()
