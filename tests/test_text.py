@@ -112,7 +112,7 @@ def written(draw, ids, barcodes):
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_way_to_write_fasta(tmp_path, data):
-    "Encoding, line ends, container, wrapping, comments: the same ids and sequences, as query and as reference."
+    "Encoding, line ends, container, wrapping, comments: the same records, as query and as reference."
     text = written(data.draw, IDS, COI)
     ends = data.draw(st.lists(st.sampled_from(['\n', '\r\n', '\r']), min_size=1, max_size=3, unique=True))
     text = ''.join(line + ends[n % len(ends)] for n, line in enumerate(text.split('\n')))
@@ -131,7 +131,7 @@ def test_any_way_to_write_fasta(tmp_path, data):
 @pytest.mark.parametrize('content', [FASTA, FASTQ, TABLE], ids=['FASTA', 'FASTQ', 'table'])
 def test_containers_from_pipes(tmp_path, monkeypatch, container, content):
     "Standard input and named pipes, for queries and references."
-    if container in ('qza', 'zip of gzip') and content is TABLE: return # their names say FASTA, the content counts
+    if container in ('qza', 'zip of gzip') and content is TABLE: return
     packed = CONTAINERS[container](content.encode())
     monkeypatch.setattr(sys, 'stdin', types.SimpleNamespace(buffer=io.BytesIO(packed)))
     assert query('-')[:2] == (IDS, COI)

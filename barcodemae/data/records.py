@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['KEEP', 'TAIL', 'WHITE', 'BASES', 'WRAPPED', 'plain_sequence', 'fasta_records', 'fastq_records', 'recognise']
 
-# %% ../../nbs/data/records.ipynb #9f273b36
+# %% ../../nbs/data/records.ipynb #3cd3af1b
 import re
 from itertools import chain
 from .faults import Broken, as_text
 from .text import peek
 
-# %% ../../nbs/data/records.ipynb #bf27854d
+# %% ../../nbs/data/records.ipynb #55c0987f
 KEEP, TAIL = 100_000, 64 # bytes kept of a record, at its beginning and at its end
 
 def _parts(pieces, mark):
@@ -27,7 +27,7 @@ def _parts(pieces, mark):
             rest = rest[:KEEP] + b'N' + rest[-TAIL:] # N: head and tail must not make a mark together
     yield [rest], lost
 
-# %% ../../nbs/data/records.ipynb #79cb64e2
+# %% ../../nbs/data/records.ipynb #486022e2
 WHITE = b' \t\n\r\v\f' # what is no part of a sequence
 BASES = b'ACGTUNRYSWKMBDHVacgtunryswkmbdhv-.' # bases, IUPAC ambiguity codes, U of RNA, gaps
 _USUAL = BASES + b'\n'
@@ -50,12 +50,12 @@ def plain_sequence(
     lines = _without_positions(lines) or lines
     return b''.join(lines).translate(_UNKNOWN, WHITE).rstrip(b'*')
 
-# %% ../../nbs/data/records.ipynb #ec2d33ba
+# %% ../../nbs/data/records.ipynb #612fbd5f
 def _is_comment(line):
     line = line.strip(WHITE)
     return line[:1] in (b'#', b';') and (len(line) < 10 or not _only_bases(line[1:]))
 
-# %% ../../nbs/data/records.ipynb #a32060d4
+# %% ../../nbs/data/records.ipynb #f773bd8e
 _NUMBERED = (re.compile(rb'\s*(\d+)\s+(\D+)'), re.compile(rb'(\D+?)\s*(\d+)\s*')) # GenBank, EMBL
 
 def _without_positions(lines):
@@ -77,7 +77,7 @@ def _without_positions(lines):
             if len(lines) > 1 or begin == 1 - embl:
                 return bases
 
-# %% ../../nbs/data/records.ipynb #35e2b7d2
+# %% ../../nbs/data/records.ipynb #ad10d82f
 def _records(head, sequence, lost):
     "(header, sequence, bytes left out, fault) of one record, and of those that were joined to it."
     while (at := sequence.find(b'>')) >= 0 and not lost:
@@ -94,7 +94,7 @@ def _records(head, sequence, lost):
     digits = b'0123456789'*bool(lost) # too long it is, whatever its lines hold
     yield head, plain_sequence(sequence).translate(None, digits), lost, None
 
-# %% ../../nbs/data/records.ipynb #f4081446
+# %% ../../nbs/data/records.ipynb #a5312608
 _RECORD = re.compile(rb'\n[ \t\0]*>')
 
 def fasta_records(
@@ -116,7 +116,7 @@ def fasta_records(
                 yield head, sequence.replace(b'\n', b''), lost, None
             lost = 0
 
-# %% ../../nbs/data/records.ipynb #84b5db95
+# %% ../../nbs/data/records.ipynb #f5748116
 _LINE = re.compile(rb'\n')
 _EDGES = WHITE + b'\0' # no part of a line
 WRAPPED = 3000 # lines of a wrapped record at most
@@ -138,7 +138,7 @@ def _wrapped(lines, i, ended):
         return () if not ended else None
     return (sequence, end - i) if left == 0 and lines[end][:1] in (b'@', b'') else None
 
-# %% ../../nbs/data/records.ipynb #8cd4c223
+# %% ../../nbs/data/records.ipynb #57522060
 def _fastq_step(lines, i, ended):
     "(sequence, fault, lines) of the record or stray line at `i`; None to wait for more lines."
     head, sequence, plus, quality = lines[i:i + 4]
@@ -156,11 +156,11 @@ def _fastq_step(lines, i, ended):
         return None
     return (found[0], None, found[1]) if found else (b'', ('broken FASTQ', None), 1)
 
-# %% ../../nbs/data/records.ipynb #01383d52
+# %% ../../nbs/data/records.ipynb #af12ca3e
 def _begins_record(head, sequence):
     return head[:1] == b'@' and sequence and _only_bases(sequence)
 
-# %% ../../nbs/data/records.ipynb #c19a9e31
+# %% ../../nbs/data/records.ipynb #77e7d5ea
 def _fastq(pieces):
     "See `fastq_records`."
     lines, stray = [], False
@@ -180,7 +180,7 @@ def _fastq(pieces):
             stray, i = n == 1, i + n
         lines = lines[i:]
 
-# %% ../../nbs/data/records.ipynb #f2e13ec0
+# %% ../../nbs/data/records.ipynb #c2d0226d
 _MATE = re.compile(rb'(\S+)\s+([12]):[YN]:')
 
 def _mates(records):
@@ -205,15 +205,15 @@ def _of_mate(record, mate):
     name = mate[1] if mate[1].endswith(b'/' + mate[2]) else mate[1] + b'/' + mate[2]
     return name + record[0][mate.end(1):], *record[1:]
 
-# %% ../../nbs/data/records.ipynb #a720ac3b
+# %% ../../nbs/data/records.ipynb #a4d75928
 def fastq_records(
     pieces, # of FASTQ, as of `plain_text`
 ):
     "(header, sequence, 0, fault or None) of each record, see `fasta_records`."
     return _mates(_fastq(pieces))
 
-# %% ../../nbs/data/records.ipynb #9cbeea15
-_READ = re.compile(rb'\n@[^\n]*\n[A-Za-z.~*-]+\n\+') # in FASTQ
+# %% ../../nbs/data/records.ipynb #5c5bc57e
+_READ = re.compile(rb'\n@[^\n]*\n[A-Za-z.~*\n-]+\n\+') # in FASTQ
 _CONTROL = re.compile(rb'[\x00-\x08\x0e-\x1f\x7f]')
 
 def recognise(
@@ -226,10 +226,12 @@ def recognise(
     else:
         return iter(()), None
     first, pieces = peek(chain([first], pieces), 2**12)
-    if first[:1] == b'@' or first[:1] != b'>' and _READ.search(first):
+    if first[:1] != b'>' and _READ.search(b'\n' + first):
         return fastq_records(pieces), None
     if _RECORD.search(b'\n' + first):
         return fasta_records(pieces), None
+    if first[:1] == b'@':
+        return fastq_records(pieces), None
     if len(control := _CONTROL.findall(first)) > len(first)/50:
         return iter([(None, b'', 0, ('binary data', f'byte {control[0][0]}'))]), None
     return None, pieces
