@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['ENDINGS', 'KIND', 'MEMBER', 'IGNORED', 'kinds_of', 'readable', 'zip_members', 'tar_members']
 
-# %% ../../nbs/data/archives.ipynb #f1a09941
+# %% ../../nbs/data/archives.ipynb #8790d1fa
 import io, re, struct, tarfile, zipfile, zlib
 from ..core import InputError
 
-# %% ../../nbs/data/archives.ipynb #6f0b44c7
+# %% ../../nbs/data/archives.ipynb #3f26a8cf
 ENDINGS = dict(FASTA='fa fas fna fasta ffn', FASTQ='fq fastq', table='csv tsv', text='txt', Parquet='parquet',
     GenBank='gb gbk')
 KIND = {ending: kind for kind, endings in ENDINGS.items() for ending in endings.split()}
@@ -30,7 +30,7 @@ def kinds_of(
         found['table'] = [name for name in names if name in tables]
     return found
 
-# %% ../../nbs/data/archives.ipynb #f3a16024
+# %% ../../nbs/data/archives.ipynb #4228c659
 def readable(
     names, # of the files in an archive
     file, # the archive, for messages
@@ -50,15 +50,15 @@ def readable(
     raise InputError(f'this archive holds barcodes of several kinds ({held})', file=file,
         fix='unpack it and name the file to read: ' + ' or '.join(some[0] for some in found.values()))
 
-# %% ../../nbs/data/archives.ipynb #fb5daea4
+# %% ../../nbs/data/archives.ipynb #41b06d13
 def zip_members(
     f, # binary file that can be rewound
     file, # its name, for messages
 ):
-    "(name, stream) of each file to read, one after the other; a stream of a cut zip ends with `EOFError`."
+    "(name, stream) of each file to read, one after the other; what ends a cut zip raises `EOFError`."
     try:
         z = zipfile.ZipFile(f)
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, OSError, NotImplementedError):
         yield from _cut_members(f)
         return
     inside = {info.filename: info for info in z.infolist() if not info.is_dir()}
@@ -70,9 +70,12 @@ def zip_members(
         except NotImplementedError:
             raise InputError(f'{name} is compressed by a method of Windows that is not known here',
                 file=file, fix='unpack it and name the file') from None
+        except (zipfile.BadZipFile, OSError): # the table of contents is wrong
+            yield from _cut_members(f)
+            return
         yield name, io.BufferedReader(stream)
 
-# %% ../../nbs/data/archives.ipynb #b48db85a
+# %% ../../nbs/data/archives.ipynb #40c6aaca
 class _Inflated:
     "A file in a zip without table of contents, as a stream; `EOFError` where the zip ends too early."
     def __init__(self, f, method, size):
@@ -93,7 +96,7 @@ class _Inflated:
             return data
         raise EOFError
 
-# %% ../../nbs/data/archives.ipynb #86b14e5d
+# %% ../../nbs/data/archives.ipynb #5e6db901
 def _cut_members(f):
     "(name, stream) of what can be read in a zip without table of contents."
     f.seek(0)
@@ -115,19 +118,26 @@ def _cut_members(f):
                 break
         after = f.read(64)
         f.seek(max(0, after.find(b'PK\x03\x04')) - len(after), 1) # its checksum and sizes may come first
-    yield None, _Inflated(f, 0, 1) # it ends too early
+    yield None, _Inflated(io.BytesIO(), 0, 1) # it ends too early
 
-# %% ../../nbs/data/archives.ipynb #bf209417
+# %% ../../nbs/data/archives.ipynb #55060177
 def _tar_names(stream):
     "Names of the files in a tar, and whether it ends as it should."
     names = []
     try:
         with tarfile.open(fileobj=stream, mode='r|') as t:
-            names += [m.name for m in iter(t.next, None) if m.isfile()]
+            for m in iter(t.next, None):
+                names += [m.name]*m.isfile()
     except (tarfile.TarError, EOFError):
         return names, False
     return names, not stream.raw.broken
 
+class _Small:
+    "A file in a tar, read in small pieces: of one that is cut off, tarfile gives no part."
+    def __init__(self, f): self.f = f
+    def read1(self, n): return self.f.read1(min(n, 2**13))
+
+# %% ../../nbs/data/archives.ipynb #d768149d
 def tar_members(
     again, # () -> stream of the whole tar, decompressed, from its beginning; `.raw.broken` where it was cut
     file, # its name, for messages
@@ -139,7 +149,7 @@ def tar_members(
         with tarfile.open(fileobj=again(), mode='r|') as t:
             for m in iter(t.next, None):
                 if m.isfile() and m.name in wanted:
-                    yield m.name, t.extractfile(m)
+                    yield m.name, _Small(t.extractfile(m))
     except tarfile.TarError:
         pass
     if not whole:

@@ -82,7 +82,7 @@ def _read(stream):
     if broken:
         raise broken
 
-# %% ../../nbs/data/files.ipynb #a5eb6635
+# %% ../../nbs/data/files.ipynb #f992dfd0
 def decompressed(
     pieces, # iterator of bytes
     salvage:bool=True, # of a damaged file, give all that can be decompressed
@@ -112,7 +112,7 @@ def _kind(start):
         return 'Parquet'
     return 'tar' if start[257:262] == b'ustar' else 'text'
 
-# %% ../../nbs/data/files.ipynb #2204e82a
+# %% ../../nbs/data/files.ipynb #20cb48ca
 class Source:
     "An open file of barcodes. `parts()` gives what is in it."
     def __init__(self,
@@ -120,19 +120,17 @@ class Source:
         file, # its path, or 'standard input'
         salvage:bool=False, # of a damaged file, give all that can be decompressed
     ):
-        self.f, self.file, self.salvage = f, file, salvage
+        self.f, self.file, self.salvage, self._on_disk = f, file, salvage, file != STDIN and f.seekable()
         self._read, self._cut, self._closing = 0, False, ExitStack()
-        self._on_disk = file != STDIN and f.seekable()
         first, self._first = peek(self._counted(), 512)
         if first.startswith(MAGIC):
             first, self._first = peek(self._first, 2**20)
-        start, _ = peek(decompressed(iter([first])), 512)
-        self.kind = _kind(start)
+        self.kind = _kind(peek(decompressed(iter([first])), 512)[0])
         if self.kind != 'text' and not self._on_disk:
             self.f = self._closing.enter_context(open(self._saved(self._first, 'whole'), 'rb'))
             self._on_disk = True
 
-# %% ../../nbs/data/files.ipynb #ba71e640
+# %% ../../nbs/data/files.ipynb #de85eb2e
 @patch
 def _counted(self:Source):
     for piece in _pieces(self.f):
@@ -151,6 +149,7 @@ def _saved(self:Source, pieces, name):
         raise InputError(e.args[0], file=self.file, fix=FAULTS[e.args[0]]) from None
     return self._folder/name
 
+# %% ../../nbs/data/files.ipynb #496dec65
 @patch
 def _whole(self:Source):
     "Pieces of the file from its beginning."
@@ -159,16 +158,18 @@ def _whole(self:Source):
     self.f.seek(0)
     return _pieces(self.f)
 
-# %% ../../nbs/data/files.ipynb #ee933f05
+# %% ../../nbs/data/files.ipynb #be1311b7
 @patch
 def _part(self:Source, pieces, file):
+    start, pieces = peek(pieces, 4)
+    if start.startswith(b'PAR1') and file == self.file:
+        return Part(file, iter(()), Path(self.f.name)) # itself, or a pipe that was saved
     start, pieces = peek(decompressed(pieces, self.salvage), 4)
-    if not start.startswith(b'PAR1'):
-        return Part(file, plain_text(self._noting(pieces)))
-    if self.kind == 'Parquet' and self._on_disk and isinstance(self.f.name, (str, Path)) and file == self.file:
-        return Part(file, iter(()), Path(self.f.name))
-    return Part(file, iter(()), self._saved(pieces, 'part.parquet'))
+    if start.startswith(b'PAR1'):
+        return Part(file, iter(()), self._saved(pieces, 'part.parquet'))
+    return Part(file, plain_text(self._noting(pieces)))
 
+# %% ../../nbs/data/files.ipynb #5293ac32
 @patch
 def _noting(self:Source, pieces):
     try:
@@ -180,7 +181,7 @@ def _noting(self:Source, pieces):
         fix = 'copy the file to another disk'
         raise InputError(f'cannot be read ({e.strerror})', file=self.file, fix=fix) from e
 
-# %% ../../nbs/data/files.ipynb #9ef6eda5
+# %% ../../nbs/data/files.ipynb #8177b327
 @patch
 def parts(self:Source):
     "Each `Part`, one after the other: the next one ends the one before. `InputError` where none can be read."
@@ -225,7 +226,7 @@ def _open(source):
         wrong, fix = f'cannot be opened ({e})', 'check the path'
     raise InputError(wrong, file=source, fix=fix)
 
-# %% ../../nbs/data/files.ipynb #d9f7b792
+# %% ../../nbs/data/files.ipynb #a38a8f10
 @contextmanager
 def open_source(
     source, # path, or '-' for standard input

@@ -10,10 +10,11 @@ import warnings
 from itertools import islice
 import numpy as np
 from .clean import Seen
-from .faults import LONGEST, SHORTEST, Broken, Faults, as_text, record_name, with_context
+from barcodemae.data.faults import (LONGEST, SHORTEST, Broken, Faults, as_text, record_name, visible,
+    with_context)
 from .files import open_source
 from .read import read_content, standardise
-from .records import WHITE, plain_sequence, visible
+from .records import WHITE, plain_sequence
 
 # %% ../../nbs/data/query.ipynb #486e9ac2
 _CODES = bytes.maketrans(b'abcdefghijklmnopqrstuvwxyzU' + b'RYSWKMBDHV' + b'ryswkmbdhv' + b'-.' + b'u',
@@ -27,8 +28,8 @@ def clean_sequence(
     bases = raw.translate(_CODES, WHITE)
     if bases.translate(None, b'ACGTN'):
         bases = plain_sequence(raw).translate(_CODES)
-    if odd := bases.translate(None, b'ACGTN'):
-        return '', *_odd(odd)
+        if odd := bases.translate(None, b'ACGTN'):
+            return '', *_odd(odd)
     if not lost and not raw.strip(WHITE + b'-.*?~'):
         return '', 'empty record', None
     bases = bases.strip(b'N')
@@ -107,7 +108,7 @@ def _good(records, file, faults):
         if not n and not other:
             faults.add('empty file', file)
 
-# %% ../../nbs/data/query.ipynb #aab32017
+# %% ../../nbs/data/query.ipynb #d95cc7cc
 def _good_of_all(source, faults):
     "(id, barcode) of what can be used in each part of a file."
     parts = source.parts()

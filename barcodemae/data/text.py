@@ -5,12 +5,12 @@ r"""Text as people save it, in pieces of any size, becomes UTF-8 whose lines end
 # %% auto #0
 __all__ = ['MARKS', 'ZEROS', 'BOM', 'peek', 'wide_encoding', 'plain_text']
 
-# %% ../../nbs/data/text.ipynb #58bfc304
+# %% ../../nbs/data/text.ipynb #bc1fb142
 import codecs, re
 from itertools import chain, cycle
 from .faults import Broken, as_text
 
-# %% ../../nbs/data/text.ipynb #345f4959
+# %% ../../nbs/data/text.ipynb #8e0a51e9
 def peek(
     pieces, # iterator of bytes
     n:int, # bytes to look at
@@ -30,7 +30,7 @@ def _fail(error):
     raise error
     yield
 
-# %% ../../nbs/data/text.ipynb #10ab9da2
+# %% ../../nbs/data/text.ipynb #195161df
 MARKS = {b'\xff\xfe\0\0': 'utf-32-le', b'\0\0\xfe\xff': 'utf-32-be',
     b'\xff\xfe': 'utf-16-le', b'\xfe\xff': 'utf-16-be'} # byte-order marks, the longer ones first
 ZEROS = {'utf-16-le': (1, 0), 'utf-16-be': (0, 1), 'utf-32-le': (1, 0, 0, 0), 'utf-32-be': (0, 0, 0, 1)}
@@ -47,7 +47,7 @@ def wide_encoding(
         if len(some) >= 8 and all(bool(byte) == bool(p) for byte, p in zip(some, cycle(pattern))):
             return name
 
-# %% ../../nbs/data/text.ipynb #0b2ae2dc
+# %% ../../nbs/data/text.ipynb #c7fed314
 def _narrow(pieces):
     "Pieces of text in which ASCII characters are one byte."
     start, pieces = peek(pieces, 64)
@@ -60,7 +60,7 @@ def _narrow(pieces):
         if text := decoder.decode(piece):
             yield text.encode()
 
-# %% ../../nbs/data/text.ipynb #d1887f62
+# %% ../../nbs/data/text.ipynb #f1af00eb
 BOM = b'\xef\xbb\xbf' # byte-order mark
 _BOM_FIRST = re.compile(rb'^(\xef\xbb\xbf)+', re.M)
 _LONG = 2**20 # bytes of a line that wait for its end
@@ -74,6 +74,7 @@ def _decoded(lines):
     except UnicodeDecodeError:
         return b'\n'.join(as_text(line).encode() for line in lines.split(b'\n'))
 
+# %% ../../nbs/data/text.ipynb #5e793112
 def _utf8(pieces):
     "Pieces in UTF-8, lines ended by \\n."
     rest = b''
@@ -88,7 +89,7 @@ def _utf8(pieces):
     if rest := _decoded(rest):
         yield rest
 
-# %% ../../nbs/data/text.ipynb #71477fd5
+# %% ../../nbs/data/text.ipynb #a73f0254
 def _plain_ends(pieces):
     "Pieces in which \\n ends a line."
     rest = b''
@@ -103,7 +104,7 @@ def _plain_ends(pieces):
     if rest:
         yield b'\n'
 
-# %% ../../nbs/data/text.ipynb #6585c273
+# %% ../../nbs/data/text.ipynb #22a7ba81
 def _without_tail(pieces):
     "Pieces without zero bytes at the end of the last."
     held = 0
@@ -114,7 +115,7 @@ def _without_tail(pieces):
             held = 0
         held += len(piece) - len(kept)
 
-# %% ../../nbs/data/text.ipynb #f55a2eb7
+# %% ../../nbs/data/text.ipynb #b97af144
 def plain_text(
     pieces, # iterator of bytes, of text in any encoding
 ):
