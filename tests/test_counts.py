@@ -31,7 +31,8 @@ FORMS = {
     'ASV table': (asv(), 'table'),
     'sequences last': (asv(('#OTU ID', 'Sequence'), last=True), 'table'),
     'after a comment': ('# Constructed from biom file\n' + asv(('#OTU ID', 'seq')), 'table'),
-    'semicolons': (asv(('id', 'ASV'), ';'), 'table'),
+    'semicolons': (asv(('id', 'Sequence'), ';'), 'table'),
+    'a name that nobody knows': (asv(('id', 'ASV')), 'rows'),
     'seqtab of write.csv': (lines(SEQTAB, ','), 'seqtab'),
     'seqtab of write.table': (lines([SEQUENCES, *SEQTAB[1:]]), 'seqtab'),
     'seqtab of one sample': (lines(SEQTAB[:2], ','), 'seqtab'),
@@ -48,7 +49,7 @@ def test_forms(tmp_path, form):
         path.write_bytes(content)
         counts = read_counts(path)
         assert count_format(path) == counts.kind == kind and counts.sequences == SEQUENCES
-        assert counts.ids == [f'A{i}' if kind == 'table' else f'ASV{i + 1}' for i in range(4)]
+        assert counts.ids == [f'A{i}' if '\tASV' in text or kind == 'table' else f'ASV{i + 1}' for i in range(4)]
         here = [s for s in SAMPLES if s in counts.table.columns]
         assert here == SAMPLES[:1] if 'one sample' in form else here == SAMPLES
         assert counts.table.select(here).cast(pl.Float64).rows() == [tuple(r[:len(here)]) for r in NUMBERS]

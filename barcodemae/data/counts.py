@@ -6,7 +6,7 @@
 __all__ = ['DNA', 'SEQUENCE', 'ID', 'HDF5', 'Layout', 'Counts', 'count_format', 'read_counts', 'read_query', 'with_answers',
            'abundance']
 
-# %% ../../nbs/data/counts.ipynb #2f9d9c00
+# %% ../../nbs/data/counts.ipynb #1a5c8d54
 import json, re
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from .styles import map_columns
 from .tables import ParquetTable, open_table
 from .text import peek
 
-# %% ../../nbs/data/counts.ipynb #de48a420
+# %% ../../nbs/data/counts.ipynb #cacce662
 DNA = re.compile(r'(?i)\s*[acgtunryswkmbdhv.-]*\s*')
 SEQUENCE = re.compile(r'(?i)\s*[acgtunryswkmbdhv.-]{40,}\s*')
 ID = re.compile(r'(?i)#? *((asv|z?otu|feature|query|seq|sequence)?[ _.-]?id|asv|z?otu|query|name)')
@@ -36,7 +36,7 @@ class Layout:
     sequence: int = None # position of the column of sequences; of the samples' names in a `seqtab`
     id: int = None # position of the column of ids, if there is one
 
-# %% ../../nbs/data/counts.ipynb #195656f2
+# %% ../../nbs/data/counts.ipynb #5d296bcf
 def _layout(table):
     "The `Layout` of a table, or None."
     named = [bool(SEQUENCE.fullmatch(name)) for name in table.names]
@@ -58,9 +58,9 @@ def _by_content(table):
     numbers = [all(re.fullmatch(r'-?[\d.]+(e[+-]?\d+)?', v) for v in c) for c in columns]
     ids = [i for i, name in enumerate(table.names) if i != at and ID.fullmatch(name)]
     ids += [i for i, c in enumerate(columns) if i != at and not numbers[i] and len(set(c)) == len(table.rows)]
-    return Layout('table' if ids else 'rows', at, ids[0] if ids else None)
+    return Layout('rows', at, ids[0] if ids else None)
 
-# %% ../../nbs/data/counts.ipynb #74a6d9c1
+# %% ../../nbs/data/counts.ipynb #fa789c52
 @dataclass
 class Counts:
     "A table with a row to each sequence."
@@ -83,7 +83,7 @@ def _unique(names):
 def _numbered(n):
     return [f'ASV{i}' for i in range(1, n + 1)]
 
-# %% ../../nbs/data/counts.ipynb #4d8858d4
+# %% ../../nbs/data/counts.ipynb #b618a764
 def _frame(table, positions):
     "All rows of a table, and the `Broken` that ended it."
     frames, ended = [], None
@@ -108,7 +108,7 @@ def _of_rows(table, layout):
     sequences = standardise(frame, ('dna_barcode',))['dna_barcode'].fill_null('').to_list()
     return Counts(layout.kind, ids, sequences, own, faults, ended)
 
-# %% ../../nbs/data/counts.ipynb #22609884
+# %% ../../nbs/data/counts.ipynb #854edba5
 def _of_columns(table, layout):
     "`Counts` of a table in which each column is a sequence, each row a sample."
     names = table.names
@@ -124,7 +124,7 @@ def _of_columns(table, layout):
     own = pl.concat([pl.DataFrame({'sequence': sequences}), values], how='horizontal')
     return Counts('seqtab', _numbered(len(at)), sequences, own, {}, ended)
 
-# %% ../../nbs/data/counts.ipynb #f9731d2f
+# %% ../../nbs/data/counts.ipynb #d7cf6272
 HDF5 = b'\x89HDF\r\n\x1a\n'
 
 def _from_biom(ids, samples, matrix, metadata):
@@ -140,7 +140,7 @@ def _from_biom(ids, samples, matrix, metadata):
     own = pl.DataFrame({name: list(values) for name, values in zip(names, columns)}, strict=False)
     return Counts('biom', _numbered(len(ids)) if sequences is ids else ids, sequences, own)
 
-# %% ../../nbs/data/counts.ipynb #9f29698e
+# %% ../../nbs/data/counts.ipynb #342654a1
 def _biom_json(text):
     told = json.loads(text)
     ids, samples = [[str(o['id']) for o in told[k]] for k in ('rows', 'columns')]
@@ -155,7 +155,7 @@ def _biom_json(text):
     keys = dict.fromkeys(k for o in about for k in o)
     return _from_biom(ids, samples, matrix, {k: [joined(o.get(k)) for o in about] for k in keys})
 
-# %% ../../nbs/data/counts.ipynb #f24c865c
+# %% ../../nbs/data/counts.ipynb #6142a60d
 def _biom_hdf5(path):
     try:
         import h5py
@@ -174,7 +174,7 @@ def _biom_hdf5(path):
             metadata[k] = text(v) if v.ndim == 1 else ['; '.join(text(o)) for o in v]
     return _from_biom(ids, samples, matrix, metadata)
 
-# %% ../../nbs/data/counts.ipynb #bd9cfe9c
+# %% ../../nbs/data/counts.ipynb #1585814f
 def _content(part):
     "(kind, what to make `Counts` of) of a file; (None, None) where it holds no table."
     if part.parquet:
@@ -190,7 +190,7 @@ def _content(part):
     layout = table and _layout(table)
     return (layout.kind, (table, layout)) if layout else (None, None)
 
-# %% ../../nbs/data/counts.ipynb #5e4486cd
+# %% ../../nbs/data/counts.ipynb #47d4d9a5
 @contextmanager
 def _opened(path):
     "(kind, what to make `Counts` of) of a file."
@@ -208,7 +208,7 @@ def _opened(path):
                 pass
             yield found
 
-# %% ../../nbs/data/counts.ipynb #07440082
+# %% ../../nbs/data/counts.ipynb #b0672403
 def count_format(
     path, # file
 ) -> str: # 'table', 'rows', 'seqtab', 'biom', or None
@@ -227,7 +227,7 @@ def read_counts(
             return _biom_hdf5(found) if isinstance(found, Path) else _biom_json(b''.join(found))
         return (_of_columns if kind == 'seqtab' else _of_rows)(*found)
 
-# %% ../../nbs/data/counts.ipynb #0b119986
+# %% ../../nbs/data/counts.ipynb #031a0eb3
 @patch
 def _judged(self:Counts):
     "(barcode, kind of fault, detail) of each row; barcode '' where it cannot be read."
@@ -239,7 +239,7 @@ def _judged(self:Counts):
         else:
             yield clean_sequence(sequence.encode())
 
-# %% ../../nbs/data/counts.ipynb #7b9f7863
+# %% ../../nbs/data/counts.ipynb #68c56cfb
 @patch
 def batches(self:Counts,
     faults:Faults, # counts what is skipped
@@ -263,7 +263,7 @@ def batches(self:Counts,
     if names:
         yield names, barcodes
 
-# %% ../../nbs/data/counts.ipynb #cb4bde97
+# %% ../../nbs/data/counts.ipynb #15131109
 def read_query(
     source, # file, as of `read_sequences`, or a table as of `read_counts`; '-' is standard input
     faults:Faults, # counts what is skipped
@@ -281,7 +281,7 @@ def read_query(
         skip = max(0, skip - len(names))
     done(Path(source).stat().st_size)
 
-# %% ../../nbs/data/counts.ipynb #3f5fcdcc
+# %% ../../nbs/data/counts.ipynb #16c9bc4c
 def with_answers(
     counts:Counts, # the user's table
     answers:pl.DataFrame, # a row to each sequence that could be read, in order

@@ -57,6 +57,7 @@ def _table_frames(source, pieces, columns, style):
     for frame in table.frames(positions, headerless):
         yield frame.with_columns(kind=_kind('ragged row', pl.col('fault').is_not_null()), style=pl.lit(style))
 
+# %% ../../nbs/01_data.ipynb #fb7eb3ab
 def _kind(kind, where):
     return pl.when(where).then(pl.lit(kind))
 

@@ -6,9 +6,8 @@
 __all__ = ['BLOCK', 'LONGEST_LINE', 'BARCODE', 'BARCODE_OR_NONE', 'ANY_SEQUENCE', 'LINES', 'SEPARATORS', 'ROWS', 'split_line',
            'Shape', 'Table', 'open_table', 'ParquetTable']
 
-# %% ../../nbs/data/tables.ipynb #c2c1949b
+# %% ../../nbs/data/tables.ipynb #77383402
 import re
-from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
@@ -17,7 +16,7 @@ import polars as pl
 from ..core import InputError
 from .files import as_stream
 
-# %% ../../nbs/data/tables.ipynb #9b48b0a6
+# %% ../../nbs/data/tables.ipynb #b4c8399a
 BLOCK = 2**24 # bytes of text parsed at a time
 LONGEST_LINE = 2**26 # bytes
 
@@ -36,13 +35,13 @@ def _blocks(pieces):
     if rest.strip():
         yield rest + b'\n'
 
-# %% ../../nbs/data/tables.ipynb #74ade453
+# %% ../../nbs/data/tables.ipynb #a000a92b
 @lru_cache
 def _quoted(sep):
     "A quoted field and what ends it."
     return re.compile(rf' *"([^"]*(?:""[^"]*)*)" *(?:{re.escape(sep)}|\Z)')
 
-# %% ../../nbs/data/tables.ipynb #07768a80
+# %% ../../nbs/data/tables.ipynb #bd1b43fd
 def split_line(
     text:str, # a row, without the line break at its end
     sep:str, # one character
@@ -65,7 +64,7 @@ def split_line(
             return None, opened
     return fields, opened
 
-# %% ../../nbs/data/tables.ipynb #1b1526e7
+# %% ../../nbs/data/tables.ipynb #700f8272
 @dataclass(eq=False)
 class Shape:
     "What a row of a table looks like."
@@ -90,7 +89,7 @@ def _alone(line, shape):
         row = _fit([split_line(o, shape.sep)[0][0] for o in line.split(shape.sep)], shape)
     return row, opened
 
-# %% ../../nbs/data/tables.ipynb #5c33639b
+# %% ../../nbs/data/tables.ipynb #f2968391
 BARCODE = re.compile(r'(?i)[acgtunryswkmbdhvi.*?~ -]{20,}')
 BARCODE_OR_NONE = re.compile(BARCODE.pattern + r'|\s*|none|null|na|n/a|nan|no_data')
 ANY_SEQUENCE = re.compile(r'(?i)[a-z.*?~ -]{4,}')
@@ -105,7 +104,7 @@ def _by_itself(line, shape, barcode):
         return True
     return bool(barcode.fullmatch(row[shape.barcode]))
 
-# %% ../../nbs/data/tables.ipynb #cf6553c0
+# %% ../../nbs/data/tables.ipynb #b25772cf
 def _joined(lines, i, shape, final):
     "The row of lines `i` to `j`, and `j`; (None, i) without one; (None, None) if more lines are needed."
     sure, text, best = _by_itself(lines[i], shape, BARCODE_OR_NONE), lines[i], (None, i)
@@ -122,7 +121,7 @@ def _joined(lines, i, shape, final):
             return best
     return best if final or i + LINES <= len(lines) else (None, None)
 
-# %% ../../nbs/data/tables.ipynb #cc4b2710
+# %% ../../nbs/data/tables.ipynb #5a8ff5d0
 def _odd_rows(lines, easy, shape, final):
     """`{i: row, or its fault}` of the lines that are not `easy`, and how many lines were read.
     Lines that belong to a row that began before are no longer easy."""
@@ -141,7 +140,7 @@ def _odd_rows(lines, easy, shape, final):
         rows[i] = f'the row has {n} fields, the header {len(shape.names)}' if row is None else row
     return rows, len(lines)
 
-# %% ../../nbs/data/tables.ipynb #f2b60fc7
+# %% ../../nbs/data/tables.ipynb #c86e9a1e
 def _all_plain(block, shape):
     "Whether no line of a block has a quotation mark, and each has all its fields."
     if b'"' in block:
@@ -167,7 +166,7 @@ def _parse(block, shape, positions, quote):
     fault = pl.lit(None, pl.String).alias('fault')
     return table.select(*(pl.col(f'{i}').alias(c) for c, i in positions.items()), fault).collect()
 
-# %% ../../nbs/data/tables.ipynb #146260bb
+# %% ../../nbs/data/tables.ipynb #dd74c433
 def _wanted(row, fields, positions):
     "What is wanted of a row, and None; of a row that could not be read its id and the fault."
     if not isinstance(row, str):
@@ -187,7 +186,7 @@ def _sorted_rows(lines, shape, positions, final):
     odd = odd.with_columns(line=pl.Series([*rows], dtype=pl.Int64))
     return pl.concat([frame, odd]).sort('line').drop('line'), taken
 
-# %% ../../nbs/data/tables.ipynb #1f65da5f
+# %% ../../nbs/data/tables.ipynb #2cdfebae
 def _read_block(block, shape, positions, final):
     "Frame of the rows of a block, and the lines at its end that the next block must complete."
     if _all_plain(block, shape):
@@ -196,7 +195,7 @@ def _read_block(block, shape, positions, final):
     frame, taken = _sorted_rows(lines, shape, positions, final)
     return frame, ''.join(line + '\n' for line in lines[taken:]).encode()
 
-# %% ../../nbs/data/tables.ipynb #29750723
+# %% ../../nbs/data/tables.ipynb #2e102486
 SEPARATORS = '\t,;|'
 
 def _separator(lines):
@@ -212,7 +211,7 @@ def _is_comment(lines, sep):
     same = sep and len(split_line(lines[0], sep)[0]) == len(split_line(after, sep)[0])
     return after.startswith('#') or not same or lines[0].startswith('# ') and sep != '\t'
 
-# %% ../../nbs/data/tables.ipynb #ab62d072
+# %% ../../nbs/data/tables.ipynb #4afa13cd
 def _find_names(lines):
     "Number of the line with the names, and the separator."
     sep = None
@@ -227,7 +226,7 @@ def _find_names(lines):
                 fix='begin each record with > and its id, its sequence below')
     return None, None
 
-# %% ../../nbs/data/tables.ipynb #0d727f85
+# %% ../../nbs/data/tables.ipynb #ca1a6dfa
 def _read_names(lines, sep):
     "Names of the columns, and how many lines they take."
     for n in range(1, min(20, len(lines)) + 1): # a name may have a line break
@@ -240,16 +239,15 @@ def _read_names(lines, sep):
 
 def _fitted(names, lines, sep):
     "Names for each field of the rows; none for separators that end each row and mean nothing."
-    rows = [split_line(line, sep)[0] for line in lines if line.strip() and '"' not in line]
+    rows = [split_line(line, sep)[0] for line in lines if line.strip()]
     named = max((i for i, name in enumerate(names, 1) if name), default=0)
     used = [bool(''.join(row[named:]).strip()) for row in rows]
     if sum(used) <= len(used) / 2:
         return names[:named]
-    n = Counter(map(len, rows)).most_common(1)[0][0]
-    r_style = n == len(names) + 1 and sep == '\t' # its last field is used
+    r_style = sep == '\t' and {len(row) for row in rows} == {len(names) + 1}
     return ['', *names] if r_style else names
 
-# %% ../../nbs/data/tables.ipynb #d1006010
+# %% ../../nbs/data/tables.ipynb #6729176d
 @dataclass
 class Table:
     "A table whose names are known, and whose rows are not read yet."
@@ -272,7 +270,7 @@ class Table:
             yield frame.with_columns(row=pl.int_range(n + 1, n + len(frame) + 1))
             n += len(frame)
 
-# %% ../../nbs/data/tables.ipynb #e9c6ef52
+# %% ../../nbs/data/tables.ipynb #06705e3f
 def open_table(
     pieces, # of UTF-8, lines ended by \n
 ) -> Table: # None where there is no line
@@ -293,7 +291,7 @@ def open_table(
     start = ''.join(line + '\n' for line in after).encode() + rest
     return Table(names, sep, rows, lines[i:i + n], chain([start], blocks))
 
-# %% ../../nbs/data/tables.ipynb #64ac8f0c
+# %% ../../nbs/data/tables.ipynb #b7595efb
 ROWS = 20_000 # rows at a time where the format counts in rows
 
 def _as_strings(name, dtype):
@@ -306,7 +304,7 @@ def _as_strings(name, dtype):
     whole = value.cast(pl.Int64, strict=False)
     return pl.when(whole == value).then(whole.cast(pl.String)).otherwise(value.cast(pl.String))
 
-# %% ../../nbs/data/tables.ipynb #2511d12f
+# %% ../../nbs/data/tables.ipynb #139d64dc
 class ParquetTable:
     "A `Table` in a Parquet file."
     def __init__(self,
