@@ -298,6 +298,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'barcodemae.data.faults.Faults.add': ('data/faults.html#faults.add', 'barcodemae/data/faults.py'),
                                         'barcodemae.data.faults.Faults.report': ( 'data/faults.html#faults.report',
                                                                                   'barcodemae/data/faults.py'),
+                                        'barcodemae.data.faults.NothingRead': ('data/faults.html#nothingread', 'barcodemae/data/faults.py'),
                                         'barcodemae.data.faults.as_text': ('data/faults.html#as_text', 'barcodemae/data/faults.py'),
                                         'barcodemae.data.faults.record_name': ('data/faults.html#record_name', 'barcodemae/data/faults.py'),
                                         'barcodemae.data.faults.with_context': ( 'data/faults.html#with_context',
