@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CONTROL', 'FORMULA', 'NUMBER', 'MOST_ROWS', 'FORMS', 'COMPRESSED', 'empty_as_null', 'Form', 'ending_of',
-           'output_format']
+           'warn_of_ending', 'output_format']
 
-# %% ../../nbs/identification/formats.ipynb #c2337db6
+# %% ../../nbs/identification/formats.ipynb #043ca8bc
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ import polars as pl
 from ..core import InputError
 from .exchange import darwin_core, qiime2, sintax, spart
 
-# %% ../../nbs/identification/formats.ipynb #766cb120
+# %% ../../nbs/identification/formats.ipynb #ccc81259
 CONTROL = r'[\p{Cc}\p{Zl}\p{Zp}]' # characters that end or divide a line
 FORMULA = r'^\s*[=+\-@＝＋－＠].' # cells that a spreadsheet may run
 NUMBER = r'^\s*[+-]?(?:[\d.,]+(?:[eE][+-]?\d+)?|[iI]nf)\s*$'
@@ -37,7 +37,7 @@ def _one_line(frame, harmless=False):
     frame = empty_as_null(frame).with_columns(text)
     return frame.with_columns(_harmless(pl.selectors.string())) if harmless else frame
 
-# %% ../../nbs/identification/formats.ipynb #86eb59e7
+# %% ../../nbs/identification/formats.ipynb #2d06637c
 def _tsv(frames, about):
     for i, frame in enumerate(frames):
         yield _one_line(frame).write_csv(separator='\t', include_header=i == 0)
@@ -60,7 +60,7 @@ def _json(frames, about): # one list
             before = ',\n'
     yield '\n]\n' if before == ',\n' else '[]\n'
 
-# %% ../../nbs/identification/formats.ipynb #0aa22d5f
+# %% ../../nbs/identification/formats.ipynb #37b23ec2
 def _reshaped(shape, header=True): # the writer of a form that other programs read
     def write(frames, about):
         for i, frame in enumerate(frames):
@@ -71,7 +71,7 @@ def _reshaped(shape, header=True): # the writer of a form that other programs re
 def _spart(frames, about): # needs all of them
     yield spart(pl.concat(frames), about)
 
-# %% ../../nbs/identification/formats.ipynb #2dd7c5ec
+# %% ../../nbs/identification/formats.ipynb #b4492d1d
 MOST_ROWS = 2**20 # of an Excel sheet
 
 def _parquet(frames, file): # lazy frames
@@ -91,7 +91,7 @@ def _xlsx(frames, file): # lazy frames
     with Workbook(file, texts) as book:
         empty_as_null(table).write_excel(book, 'barcodemae')
 
-# %% ../../nbs/identification/formats.ipynb #8f09213f
+# %% ../../nbs/identification/formats.ipynb #406fb614
 @dataclass(frozen=True)
 class Form:
     "One way to write a table."
@@ -116,7 +116,7 @@ FORMS = dict(
     spart=Form('species partition', ('.spart',), _spart, holds='clusters'))
 COMPRESSED = {'.gz': 'gz', '.xz': 'xz', '.zst': 'zst', '.bz2': 'bz2'}
 
-# %% ../../nbs/identification/formats.ipynb #8d23d64b
+# %% ../../nbs/identification/formats.ipynb #84bfb48f
 def ending_of(
     out, # file to write, - for standard output, or None
 ) -> tuple: # ending in lower case, without that of a compression; name of the compression, or None
@@ -128,13 +128,17 @@ def ending_of(
 def _by_ending(ending): # name of the format, None where no ending or an unknown one
     return next((name for name, form in FORMS.items() if ending in form.endings), None)
 
-def _contradiction(out, ending, format): # say what the file holds, where its name says otherwise
-    said = _by_ending(ending)
+def warn_of_ending(
+    out, # file to write, - for standard output, or None
+    format:str, # a key of `FORMS`, that `--format` asked for
+):
+    "Say what the file will hold, where its name says otherwise."
+    said = _by_ending(ending_of(out)[0])
     table = said == 'tsv' and FORMS[format].holds == 'names' # these are tables with tabs as well
     if said and said != format and not table:
-        warnings.warn(f'{out}: the name says {said}, the content is {format}, as --format asks', stacklevel=3)
+        warnings.warn(f'{out}: the name says {said}, the content is {format}, as --format asks', stacklevel=2)
 
-# %% ../../nbs/identification/formats.ipynb #e6ef7adc
+# %% ../../nbs/identification/formats.ipynb #18745eae
 def output_format(
     out, # file to write, - for standard output, or None
     format, # what was asked for, or None
@@ -150,10 +154,9 @@ def output_format(
     if format not in FORMS:
         raise InputError('no such format', record=format, fix=f"choose one of {', '.join(FORMS)}")
     _check_fit(out, format, holds, compression)
-    _contradiction(out, ending, format)
     return format
 
-# %% ../../nbs/identification/formats.ipynb #2c6fbf21
+# %% ../../nbs/identification/formats.ipynb #8c54e048
 def _check_fit(out, format, holds, compression):
     form = FORMS[format]
     if form.holds and form.holds != holds:

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from ..core import InputError, progress
 from ..data.faults import Faults, NothingRead
 from ..data.query import clean_sequence, read_sequences
-from .formats import FORMS
+from .formats import FORMS, warn_of_ending
 from .pieces import open_pieces, piece_files, write_piece
 from .sink import check_format, is_stream, opened_stream, target_of, write_table
 
@@ -32,7 +32,7 @@ class Reading:
     format: Literal[ # of the output; by the ending of its name when absent
         'tsv', 'csv', 'json', 'jsonl', 'parquet', 'xlsx', 'qiime2', 'sintax', 'dwc', 'spart'] = None
     strict: bool = False # stop at the first record that cannot be read, instead of skipping and counting it
-    keep_columns: bool = False # of the table that is asked: they come first, those of the answer follow
+    keep_columns: bool = False # write the columns of the table that is asked too, before the answer's
 
 # %% ../../nbs/identification/output.ipynb #fb8e48a1
 def _in_memory(query, faults, batch, skip): # as `read_sequences`, from {id: sequence} or a list of sequences
@@ -70,7 +70,7 @@ def read_queries(
         raise InputError('this is a sequence, not a file', fix='give it in a list')
     return read_sequences(query, faults, batch, done=done, skip=skip)
 
-# %% ../../nbs/identification/output.ipynb #fb584dbe
+# %% ../../nbs/identification/output.ipynb #e79357d7
 def warn_of(
     faults:Faults, # of the queries that were read
 ):
@@ -124,12 +124,15 @@ def _with_barcodes(job): # the job, with a column `sequence`
     schema, key = job.schema | dict(sequence=pl.String), job.key | dict(barcodes=True)
     return replace(job, answer=with_sequence, schema=schema, key=key)
 
-# %% ../../nbs/identification/output.ipynb #5f0e7ddc
+# %% ../../nbs/identification/output.ipynb #87d75b4f
 def own_table(
     query, # file with a table
     answers:pl.DataFrame, # a row for each query, in order
+    format='tsv', # a key of `FORMS`, to be written in
 ) -> pl.DataFrame: # its columns, then those of the answers
     "Answers beside the columns of the table that was asked. Raises `InputError` for what is no table."
+    if FORMS[format].holds:
+        raise InputError('a form with columns of its own', record=format, fix='leave --keep-columns out')
     from barcodemae.data.counts import read_counts, with_answers
     counts = read_counts(query) if isinstance(query, (str, Path)) else None
     if counts is None:
@@ -151,6 +154,7 @@ def write_answers(
     reading, faults = reading or Reading(), Faults()
     faults.strict, format = reading.strict, check_format(out, reading.format, job.holds)
     job = _with_barcodes(job) if FORMS[format].barcodes else job
+    warn_of_ending(out, format)
     with progress(total=file_size(query), desc=job.what, unit='B', quiet=quiet) as bar:
         def frames(skip=0):
             done = lambda n: bar.update(n - bar.n)
@@ -158,11 +162,11 @@ def write_answers(
                 yield job.answer(names, barcodes)
             need_any(faults, query)
         answers = _Answers(query, job, frames, batch)
-        table = answers._table(reading) if out is None else answers._write(out, format, reading)
+        table = answers._table(reading.keep_columns) if out is None else answers._write(out, format, reading)
     warn_of(faults)
     return table
 
-# %% ../../nbs/identification/output.ipynb #8df6fa75
+# %% ../../nbs/identification/output.ipynb #1b519574
 @dataclass
 class _Answers: # to all queries, on their way to a table, a stream or a file
     query: object # as `write_answers` takes it
@@ -170,13 +174,13 @@ class _Answers: # to all queries, on their way to a table, a stream or a file
     frames: Callable # (queries to skip) -> answers, a frame a batch
     batch: int # queries at a time
 
-    def _table(self, reading):
+    def _table(self, keep_columns, format='tsv'):
         frame = pl.concat([pl.DataFrame(schema=self.job.schema), *self.frames()])
-        return own_table(self.query, frame) if reading.keep_columns else frame
+        return own_table(self.query, frame, format) if keep_columns else frame
 
     def _write(self, out, format, reading):
         if reading.keep_columns: # tables of sequences fit into memory
-            return write_table([self._table(reading).lazy()], out, format, self.job.about)
+            return write_table([self._table(True, format).lazy()], out, format, self.job.about)
         if is_stream(out):
             return self._stream(out, format)
         key, resumes = self.job.key_for(self.query), file_size(self.query) is not None
@@ -185,7 +189,7 @@ class _Answers: # to all queries, on their way to a table, a stream or a file
             pieces = [pl.scan_parquet(p) for p in piece_files(folder)]
             write_table(pieces or [pl.LazyFrame(schema=self.job.schema)], out, format, self.job.about)
 
-# %% ../../nbs/identification/output.ipynb #cee82ec4
+# %% ../../nbs/identification/output.ipynb #22143f96
 @patch
 def _into(self:_Answers, folder): # what is not there yet, in pieces
     done = len(piece_files(folder))
