@@ -186,8 +186,8 @@ def test_formats_agree(world, capsys):
     for form in ('tsv', 'json', 'parquet'):
         assert run(world, *ASK, '-o', f'hits.{form}', '--format', form) == 0
     tsv = pl.read_csv(world['place']/'hits.tsv', separator='\t', infer_schema_length=None)
-    js = pl.DataFrame(json.loads((world['place']/'hits.json').read_text()))
     parquet = pl.read_parquet(world['place']/'hits.parquet')
+    js = pl.DataFrame(json.loads((world['place']/'hits.json').read_text()), schema=parquet.schema)
     tsv, js, parquet = (x.with_columns(pl.col(pl.String).fill_null('')) for x in (tsv, js, parquet))
     assert tsv.equals(parquet) and js.equals(parquet) and len(tsv) == 40 and set(NEEDED) <= set(tsv.columns)
     capsys.readouterr()
