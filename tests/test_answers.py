@@ -390,3 +390,26 @@ def test_wrong_options_show_the_usage_of_their_command(capsys):
     with pytest.raises(SystemExit) as end: cli.main(['cluster', 'q.fasta', '--cutof', '3'])
     said = capsys.readouterr().err
     assert end.value.code == 2 and 'usage: barcodemae cluster' in said and 'unrecognized arguments: --cutof 3' in said
+
+
+# the user's own table
+
+def test_the_table_that_was_asked_comes_back_with_answers(tmp_path):
+    pytest.importorskip('barcodemae.data.counts')
+    table = tmp_path/'asv.tsv'
+    table.write_text('ASV_ID\tsequence\tlake\tsize\n' + ''.join(f'A{i};size={i}\t{dna(i)}\t{i}\t=x\n' for i in range(20)))
+    for out in ('named.tsv', 'named.csv', 'named.parquet'):
+        write_answers(table, measuring(), tmp_path/out, Reading(keep_columns=True), quiet=True, batch=7)
+    header, *rows = cells(tmp_path/'named.tsv', '\t')
+    assert header[:4] == ['ASV_ID', 'sequence', 'lake', 'size'] and header[-1] == 'bases'
+    assert [r[0] for r in rows] == [f'A{i};size={i}' for i in range(20)] and all(r[1] == r[5] for r in rows)
+    assert {r[3] for r in cells(tmp_path/'named.csv', ',')[1:]} == {"'=x"}
+    with pytest.raises(InputError, match='columns of its own'):
+        write_answers(table, measuring(holds='names'), tmp_path/'x', Reading('sintax', keep_columns=True), quiet=True)
+
+
+def test_what_is_no_table_has_no_columns_to_keep(tmp_path):
+    pytest.importorskip('barcodemae.data.counts')
+    for query in (fasta(tmp_path/'q.fasta'), [dna(0)]):
+        with pytest.raises(InputError, match='no columns to keep'):
+            write_answers(query, measuring(), None, Reading(keep_columns=True), quiet=True)

@@ -70,7 +70,7 @@ def read_queries(
         raise InputError('this is a sequence, not a file', fix='give it in a list')
     return read_sequences(query, faults, batch, done=done, skip=skip)
 
-# %% ../../nbs/identification/output.ipynb #e79357d7
+# %% ../../nbs/identification/output.ipynb #9b0833cf
 def warn_of(
     faults:Faults, # of the queries that were read
 ):
@@ -124,7 +124,7 @@ def _with_barcodes(job): # the job, with a column `sequence`
     schema, key = job.schema | dict(sequence=pl.String), job.key | dict(barcodes=True)
     return replace(job, answer=with_sequence, schema=schema, key=key)
 
-# %% ../../nbs/identification/output.ipynb #87d75b4f
+# %% ../../nbs/identification/output.ipynb #bcc2f372
 def own_table(
     query, # file with a table
     answers:pl.DataFrame, # a row for each query, in order
@@ -138,7 +138,11 @@ def own_table(
     if counts is None:
         raise InputError('no columns to keep', file=query if isinstance(query, (str, Path)) else None,
                          fix='give a table with a column of sequences, or leave --keep-columns out')
-    return with_answers(counts, answers)
+    try:
+        return with_answers(counts, answers)
+    except ValueError as e: # as many answers as rows are needed
+        raise InputError(f'its columns do not fit the answers ({e})', file=query,
+                         fix='leave --keep-columns out and join by id') from None
 
 # %% ../../nbs/identification/output.ipynb #5d059c7c
 def write_answers(
@@ -166,7 +170,7 @@ def write_answers(
     warn_of(faults)
     return table
 
-# %% ../../nbs/identification/output.ipynb #1b519574
+# %% ../../nbs/identification/output.ipynb #806d80ca
 @dataclass
 class _Answers: # to all queries, on their way to a table, a stream or a file
     query: object # as `write_answers` takes it
@@ -189,7 +193,7 @@ class _Answers: # to all queries, on their way to a table, a stream or a file
             pieces = [pl.scan_parquet(p) for p in piece_files(folder)]
             write_table(pieces or [pl.LazyFrame(schema=self.job.schema)], out, format, self.job.about)
 
-# %% ../../nbs/identification/output.ipynb #22143f96
+# %% ../../nbs/identification/output.ipynb #55e21b9d
 @patch
 def _into(self:_Answers, folder): # what is not there yet, in pieces
     done = len(piece_files(folder))
