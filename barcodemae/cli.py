@@ -97,7 +97,7 @@ def add_options(
         flags.append('--' + o.name.replace('_', '-'))
         parser.add_argument(*flags, dest=o.name, required=o.default is MISSING, **_how(o))
 
-# %% ../nbs/identification/cli.ipynb #38d4047f
+# %% ../nbs/identification/cli.ipynb #30e26320
 EXAMPLES = dict(
     identify="""  barcodemae identify mine.fasta --reference moths -o hits.csv
       the ending decides: .tsv .csv .json .jsonl .parquet .xlsx, compressed: hits.tsv.gz .xz .zst .bz2
@@ -135,7 +135,7 @@ def _add_command(commands, name):
     raw = argparse.RawDescriptionHelpFormatter
     add_options(commands.add_parser(name, description=doc, formatter_class=raw, epilog=epilog), options)
 
-# %% ../nbs/identification/cli.ipynb #63fcfc8f
+# %% ../nbs/identification/cli.ipynb #3e2d2cb0
 def parser() -> argparse.ArgumentParser:
     "All that the command understands."
     raw = argparse.RawDescriptionHelpFormatter
@@ -212,7 +212,7 @@ def main(arguments=None) -> int: # exit status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()) # `| head` has seen enough
     except OSError as e:
-        return _fail(f'{e.filename or ""}: {e.strerror or e}')
+        return _fail(': '.join(str(o) for o in (e.filename, e.strerror or e) if o))
     except ValueError as e:
         from barcodemae.core import InputError
         from barcodemae.data.faults import NothingRead

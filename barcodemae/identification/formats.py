@@ -6,7 +6,7 @@
 __all__ = ['CONTROL', 'FORMULA', 'NUMBER', 'MOST_ROWS', 'FORMS', 'COMPRESSED', 'empty_as_null', 'Form', 'ending_of',
            'warn_of_ending', 'output_format']
 
-# %% ../../nbs/identification/formats.ipynb #043ca8bc
+# %% ../../nbs/identification/formats.ipynb #a82005c4
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ import polars as pl
 from ..core import InputError
 from .exchange import darwin_core, qiime2, sintax, spart
 
-# %% ../../nbs/identification/formats.ipynb #ccc81259
+# %% ../../nbs/identification/formats.ipynb #f06460f2
 CONTROL = r'[\p{Cc}\p{Zl}\p{Zp}]' # characters that end or divide a line
 FORMULA = r'^\s*[=+\-@＝＋－＠].' # cells that a spreadsheet may run
 NUMBER = r'^\s*[+-]?(?:[\d.,]+(?:[eE][+-]?\d+)?|[iI]nf)\s*$'
@@ -37,7 +37,7 @@ def _one_line(frame, harmless=False):
     frame = empty_as_null(frame).with_columns(text)
     return frame.with_columns(_harmless(pl.selectors.string())) if harmless else frame
 
-# %% ../../nbs/identification/formats.ipynb #2d06637c
+# %% ../../nbs/identification/formats.ipynb #009202a3
 def _tsv(frames, about):
     for i, frame in enumerate(frames):
         yield _one_line(frame).write_csv(separator='\t', include_header=i == 0)
@@ -60,7 +60,7 @@ def _json(frames, about): # one list
             before = ',\n'
     yield '\n]\n' if before == ',\n' else '[]\n'
 
-# %% ../../nbs/identification/formats.ipynb #37b23ec2
+# %% ../../nbs/identification/formats.ipynb #3cbd413c
 def _reshaped(shape, header=True): # the writer of a form that other programs read
     def write(frames, about):
         for i, frame in enumerate(frames):
@@ -71,7 +71,7 @@ def _reshaped(shape, header=True): # the writer of a form that other programs re
 def _spart(frames, about): # needs all of them
     yield spart(pl.concat(frames), about)
 
-# %% ../../nbs/identification/formats.ipynb #b4492d1d
+# %% ../../nbs/identification/formats.ipynb #872fbe92
 MOST_ROWS = 2**20 # of an Excel sheet
 
 def _parquet(frames, file): # lazy frames
@@ -88,10 +88,10 @@ def _xlsx(frames, file): # lazy frames
     if len(table) >= MOST_ROWS:
         raise InputError(f'{len(table):,} rows, but a sheet has {MOST_ROWS:,}', fix='write .csv or .tsv')
     texts = dict(strings_to_formulas=False, strings_to_urls=False, strings_to_numbers=False)
-    with Workbook(file, texts) as book:
+    with Workbook(str(file), texts) as book:
         empty_as_null(table).write_excel(book, 'barcodemae')
 
-# %% ../../nbs/identification/formats.ipynb #406fb614
+# %% ../../nbs/identification/formats.ipynb #d4b147ed
 @dataclass(frozen=True)
 class Form:
     "One way to write a table."
@@ -116,7 +116,7 @@ FORMS = dict(
     spart=Form('species partition', ('.spart',), _spart, holds='clusters'))
 COMPRESSED = {'.gz': 'gz', '.xz': 'xz', '.zst': 'zst', '.bz2': 'bz2'}
 
-# %% ../../nbs/identification/formats.ipynb #84bfb48f
+# %% ../../nbs/identification/formats.ipynb #ed1e3967
 def ending_of(
     out, # file to write, - for standard output, or None
 ) -> tuple: # ending in lower case, without that of a compression; name of the compression, or None
@@ -138,7 +138,7 @@ def warn_of_ending(
     if said and said != format and not table:
         warnings.warn(f'{out}: the name says {said}, the content is {format}, as --format asks', stacklevel=2)
 
-# %% ../../nbs/identification/formats.ipynb #18745eae
+# %% ../../nbs/identification/formats.ipynb #fa7b5d10
 def output_format(
     out, # file to write, - for standard output, or None
     format, # what was asked for, or None
@@ -156,7 +156,7 @@ def output_format(
     _check_fit(out, format, holds, compression)
     return format
 
-# %% ../../nbs/identification/formats.ipynb #8c54e048
+# %% ../../nbs/identification/formats.ipynb #0d82cbd5
 def _check_fit(out, format, holds, compression):
     form = FORMS[format]
     if form.holds and form.holds != holds:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['is_stream', 'target_of', 'check_output', 'check_format', 'opened_stream', 'write_table']
 
-# %% ../../nbs/identification/sink.ipynb #682b7d9e
+# %% ../../nbs/identification/sink.ipynb #a81ae583
 import os, re, stat, sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +13,7 @@ from xopen import xopen
 from ..core import InputError, atomic_path
 from .formats import FORMS, ending_of, output_format
 
-# %% ../../nbs/identification/sink.ipynb #7b6c1512
+# %% ../../nbs/identification/sink.ipynb #0b0a59b1
 def _descriptor(out): # number of an open file that the name stands for, as /dev/stdout and /dev/fd/63 do
     path = os.path.abspath(out)
     for _ in range(40): # links to links
@@ -25,7 +25,7 @@ def _descriptor(out): # number of an open file that the name stands for, as /dev
             return None
         path = os.path.abspath(os.path.join(os.path.dirname(path), os.readlink(path)))
 
-# %% ../../nbs/identification/sink.ipynb #930ee99a
+# %% ../../nbs/identification/sink.ipynb #e3a52c0d
 def is_stream(
     out, # file to write, - for standard output, or None
 ) -> bool:
@@ -46,7 +46,7 @@ def target_of(
     "The file that is put in place: at the end of links."
     return Path(os.path.realpath(out))
 
-# %% ../../nbs/identification/sink.ipynb #4752974d
+# %% ../../nbs/identification/sink.ipynb #94742fbe
 def _same(out, source): # is it the same file, or in the same folder?
     try:
         if str(source) == '-':
@@ -67,7 +67,7 @@ def _check_place(out): # may a file be put there?
     if target.exists() and not os.access(target, os.W_OK):
         raise InputError('this file is read-only', file=out, fix='name another one, or remove it')
 
-# %% ../../nbs/identification/sink.ipynb #053fa4fd
+# %% ../../nbs/identification/sink.ipynb #05e107ff
 def check_output(
     out, # file to write, - for standard output, or None
     *sources, # files and folders that are read: str, Path, or anything else
@@ -80,14 +80,15 @@ def check_output(
     for source in sources:
         if isinstance(source, (str, Path)) and not _is_terminal(out) and _same(out, source):
             what = 'in a folder' if os.path.isdir(source) else 'the file'
-            raise InputError(f'this is {what} that is read ({source})', file=out, fix='name another one')
+            name = 'standard input' if str(source) == '-' else source
+            raise InputError(f'this is {what} that is read ({name})', file=out, fix='name another one')
     if not is_stream(out):
         _check_place(out)
 
 def _is_terminal(out): # one terminal is both standard input and output
     return os.path.exists(out) and stat.S_ISCHR(os.stat(out).st_mode)
 
-# %% ../../nbs/identification/sink.ipynb #581e875f
+# %% ../../nbs/identification/sink.ipynb #6e82a20c
 def check_format(
     out, # file to write, - for standard output, or None
     format, # what was asked for, or None
@@ -101,7 +102,7 @@ def check_format(
         raise InputError(f'{format} goes into a file, not into a stream', file=out, fix='name one with -o')
     return format
 
-# %% ../../nbs/identification/sink.ipynb #e2cb1728
+# %% ../../nbs/identification/sink.ipynb #53630fec
 def _to_stdout(text):
     sys.stdout.write(text)
     sys.stdout.flush()
@@ -114,7 +115,7 @@ def _encoded(file, compression): # a function that writes text to an open binary
     with xopen(file, 'wb', threads=0, format=compression) as packed:
         yield lambda text: packed.write(text.encode())
 
-# %% ../../nbs/identification/sink.ipynb #fc8a6229
+# %% ../../nbs/identification/sink.ipynb #03d67f25
 @contextmanager
 def opened_stream(
     out, # standard output (-), a pipe or a device
@@ -129,7 +130,7 @@ def opened_stream(
         with _encoded(file, ending_of(out)[1]) as write:
             yield write
 
-# %% ../../nbs/identification/sink.ipynb #ddef9224
+# %% ../../nbs/identification/sink.ipynb #ac498827
 def write_table(
     frames, # at least one lazy frame, of the same columns
     out, # file to write, whole or not at all; - for standard output
