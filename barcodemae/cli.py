@@ -97,10 +97,11 @@ def add_options(
         flags.append('--' + o.name.replace('_', '-'))
         parser.add_argument(*flags, dest=o.name, required=o.default is MISSING, **_how(o))
 
-# %% ../nbs/identification/cli.ipynb #30e26320
+# %% ../nbs/identification/cli.ipynb #a87bdab1
 EXAMPLES = dict(
     identify="""  barcodemae identify mine.fasta --reference moths -o hits.csv
       the ending decides: .tsv .csv .json .jsonl .parquet .xlsx, compressed: hits.tsv.gz .xz .zst .bz2
+      (.csv is for spreadsheets: an id that they would run, as =1+1, begins with ' there, in no other)
   barcodemae identify mine.fasta --reference moths -o taxonomy.tsv --format qiime2
       lineages cut at --cutoff: qiime2, sintax (as vsearch), dwc (Darwin Core with DNA, for GBIF)
   barcodemae identify table.tsv --reference moths -o named.tsv --keep-columns
@@ -135,7 +136,7 @@ def _add_command(commands, name):
     raw = argparse.RawDescriptionHelpFormatter
     add_options(commands.add_parser(name, description=doc, formatter_class=raw, epilog=epilog), options)
 
-# %% ../nbs/identification/cli.ipynb #3e2d2cb0
+# %% ../nbs/identification/cli.ipynb #b7e8d1a2
 def parser() -> argparse.ArgumentParser:
     "All that the command understands."
     raw = argparse.RawDescriptionHelpFormatter

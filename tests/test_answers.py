@@ -413,3 +413,11 @@ def test_what_is_no_table_has_no_columns_to_keep(tmp_path):
     for query in (fasta(tmp_path/'q.fasta'), [dna(0)]):
         with pytest.raises(InputError, match='no columns to keep'):
             write_answers(query, measuring(), None, Reading(keep_columns=True), quiet=True)
+
+
+def test_disks_without_locks_are_written_to(tmp_path, monkeypatch):
+    from barcodemae.identification import pieces
+    def acquire(self): raise NotImplementedError
+    monkeypatch.setattr(pieces.FileLock, 'acquire', acquire)
+    write_answers(fasta(tmp_path/'q.fasta'), measuring(), tmp_path/'hits.tsv', quiet=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['hits.tsv', 'q.fasta']

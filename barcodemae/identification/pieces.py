@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['pieces_folder', 'piece_files', 'write_piece', 'open_pieces']
 
-# %% ../../nbs/identification/pieces.ipynb #8956ef84
+# %% ../../nbs/identification/pieces.ipynb #268a32e1
 import hashlib, shutil, warnings
 from contextlib import contextmanager
 from pathlib import Path
 from filelock import FileLock, Timeout
 from ..core import InputError, atomic_path, read_json, write_json
 
-# %% ../../nbs/identification/pieces.ipynb #7869f446
+# %% ../../nbs/identification/pieces.ipynb #170b66ec
 def pieces_folder(
     target, # file to write
 ) -> Path: # beside it, its name begins with a dot
@@ -37,7 +37,7 @@ def write_piece(
     with atomic_path(folder/f'{n:08d}.parquet') as temp:
         frame.write_parquet(temp)
 
-# %% ../../nbs/identification/pieces.ipynb #c6a71563
+# %% ../../nbs/identification/pieces.ipynb #44300b73
 @contextmanager
 def _locked(folder, target): # `InputError` where another run has it
     while True:
@@ -50,6 +50,8 @@ def _locked(folder, target): # `InputError` where another run has it
             raise InputError('another run is writing this file', file=target, fix=fix) from None
         except FileNotFoundError: # the other run has ended in between
             continue
+        except NotImplementedError: # a disk without locks
+            break
         if (folder/'lock').exists():
             break
         lock.release()
@@ -58,7 +60,7 @@ def _locked(folder, target): # `InputError` where another run has it
     finally:
         lock.release()
 
-# %% ../../nbs/identification/pieces.ipynb #4d9aba8e
+# %% ../../nbs/identification/pieces.ipynb #7ae47b84
 def _clear(folder): # but for the lock
     for path in folder.iterdir():
         if path.is_dir():
@@ -75,7 +77,7 @@ def _begin(folder, key, resumes): # pieces of the same job stay
 def _resumable(error): # is it worth keeping what was done? After bad input the same would happen again
     return not isinstance(error, InputError) or isinstance(error.__cause__, OSError)
 
-# %% ../../nbs/identification/pieces.ipynb #a0484ff8
+# %% ../../nbs/identification/pieces.ipynb #ea297ba9
 @contextmanager
 def open_pieces(
     target, # file to write
