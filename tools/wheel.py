@@ -1,4 +1,6 @@
-"""Wheel and sdist by one command, built from a clean copy of the sources and checked: `python tools/wheel.py dist`.
+"""Wheel and sdist by one command, built from a clean copy of the sources, and checked.
+
+    python tools/wheel.py dist
 
 Standard library and setuptools only. What pyproject.toml asks for to build is installed where it is lacking.
 """
@@ -52,10 +54,12 @@ def build(out):
 
 def run(kind, out, folder):
     "One of the two builds, in a process of its own."
-    done = subprocess.run([sys.executable, '-c', BUILD, kind, out], cwd=folder, capture_output=True, text=True)
+    command = [sys.executable, '-c', BUILD, kind, out]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     path = out/done.stdout.strip().rpartition('\n')[2]
     if done.returncode or not path.is_file():
-        sys.exit(f'{done.stdout}{done.stderr}\nwheel: setuptools could not build it. Fix: what it names above')
+        said = f'{done.stdout}{done.stderr}\n'
+        sys.exit(said + 'wheel: setuptools could not build it. Fix: what it names above')
     return path
 
 
@@ -63,7 +67,8 @@ def main(argv=None):
     out, = argv or sys.argv[1:] or ['dist']
     for path in build(out):
         lacking = sorted(expected() - contents(path))
-        if lacking: sys.exit(f"wheel: {path.name} lacks {', '.join(lacking)}. Fix: package-data in pyproject.toml")
+        fix = 'Fix: package-data in pyproject.toml'
+        if lacking: sys.exit(f"wheel: {path.name} lacks {', '.join(lacking)}. {fix}")
         print(f'wheel: {path} ({path.stat().st_size / 1e6:.1f} MB, {len(contents(path))} files)')
 
 

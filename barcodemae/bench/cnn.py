@@ -28,6 +28,8 @@ from ..training.config import LOOP_RANGES, with_new_names
 from ..training.pretrain import consensus_of
 
 # %% ../../nbs/bench/cnn.ipynb #b3c207cb
+_SHARED = {n: LOOP_RANGES[n] for n in ('batch_size', 'learning_rate', 'weight_decay', 'seed')}
+
 @dataclass(frozen=True)
 class CnnConfig:
     "Settings of the CNN and its training."
@@ -43,8 +45,8 @@ class CnnConfig:
     weight_decay: float = 1e-2    # of AdamW
     aligned: bool = True          # are barcodes first aligned to the gene? see below
     seed: int = 0                 # of weights, order of the barcodes and dropout
-    ranges = LOOP_RANGES | dict(epochs=Range(1), dropout=Range(0, below=1), filters=Range(1, whole=True),
-                                kernel=Range(1), pool=Range(1), features=Range(1))
+    ranges = dict(_SHARED, epochs=Range(1), dropout=Range(0, below=1), filters=Range(1, whole=True),
+                  kernel=Range(1), pool=Range(1), features=Range(1))
 
     def __post_init__(self):
         check_fields(self)
