@@ -27,9 +27,10 @@ from ..settings import load_settings
 from ..training.config import LOOP_RANGES, with_new_names
 from ..training.pretrain import consensus_of
 
-# %% ../../nbs/bench/cnn.ipynb #b3c207cb
+# %% ../../nbs/bench/cnn.ipynb #b3c207ca
 _SHARED = {n: LOOP_RANGES[n] for n in ('batch_size', 'learning_rate', 'weight_decay', 'seed')}
 
+# %% ../../nbs/bench/cnn.ipynb #b3c207cb
 @dataclass(frozen=True)
 class CnnConfig:
     "Settings of the CNN and its training."
