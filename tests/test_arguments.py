@@ -1,6 +1,7 @@
 """Guards for barcodemae.arguments: what makes no sense is refused, by everything that takes it."""
-import dataclasses, importlib, json, math, pkgutil, re, subprocess, sys
+import dataclasses, importlib, math, pkgutil, subprocess, sys
 from pathlib import Path
+from typing import get_args
 
 import nbformat, numpy as np, pytest, torch
 from hypothesis import given, strategies as st
@@ -26,6 +27,7 @@ from barcodemae.model.tokenizer import KmerTokenizer, kmer_ids
 from barcodemae.settings import find_dataset
 from barcodemae.training.config import PRESETS, TrainConfig, make_config
 from barcodemae.training.finetune import FinetuneConfig
+from barcodemae.training.optim import OPTIMIZERS, make_optimizers
 
 ROOT = Path(__file__).resolve().parent.parent
 NAN, INF = float('nan'), float('inf')
@@ -59,6 +61,11 @@ def test_no_field_takes_nonsense(kind):
             if bad is True and field.type in (bool, bool | None): continue
             if bad == [None] and field.name == 'modes': continue
             with pytest.raises(InputError, match='Fix'): kind(**{field.name: bad})
+
+
+def test_the_optimizers_of_the_settings_are_those_that_exist():
+    assert get_args(TrainConfig.__dataclass_fields__['optimizer'].type) == OPTIMIZERS
+    with pytest.raises(InputError, match='sgd'): make_optimizers(torch.nn.Linear(1, 1), 'sgd', .1, 0.)
 
 
 def test_ranges_name_fields():
