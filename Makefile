@@ -7,6 +7,7 @@
 # make gpu-kit      a run for a GPU machine without network, in gpu-kit/ (DATA=mine.csv: your barcodes)
 # make docs         all notebooks as pages in docs/, with side bar and search, readable without a network
 # make readme       README.md from nbs/index.ipynb
+# make wheel        wheel and sdist in dist/ (OUT=folder: elsewhere), with the encoder; checked
 # make clean        remove .venv, packed data sets and Python's caches; runs/ stays
 # The Python that .venv is made from: make PYTHON=python3.12 demo
 
@@ -26,7 +27,7 @@ export BARCODEMAE_COI_MINI ?= $(wildcard $(CURDIR)/../shared/data/coi_mini.csv.g
 export BARCODEMAE_ANNELIDA ?= $(wildcard $(CURDIR)/../shared/data/annelida.csv.gz)
 export BARCODEMAE_AMPHIBIA ?= $(wildcard $(CURDIR)/../shared/data/amphibia.csv.gz)
 
-.PHONY: demo test lab benchmark paper leaderboard gpu-kit docs readme clean setup
+.PHONY: demo test lab benchmark paper leaderboard gpu-kit docs readme wheel clean setup
 .DEFAULT_GOAL := demo
 
 setup: .venv/.installed
@@ -93,6 +94,9 @@ docs: setup
 
 readme: setup
 	@$(PY) tools/readme.py
+
+wheel: setup
+	@$(PY) tools/wheel.py $(or $(OUT),dist)
 
 clean:
 	rm -rf .venv cache .pytest_cache .hypothesis *.egg-info build dist

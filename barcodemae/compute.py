@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 import numpy as np, torch
 import barcodemae
+from .arguments import Range
 from .core import InputError
 
 # %% ../nbs/ground/compute.ipynb #eabd4f71
@@ -20,6 +21,7 @@ def seed_everything(
     seed:int, # any whole number from 0 to 2**32 - 1
 ):
     "Seed Python, NumPy and PyTorch (all devices)."
+    Range(0, 2**32 - 1, whole=True).check('seed', seed)
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

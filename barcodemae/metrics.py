@@ -8,6 +8,8 @@ __all__ = ['score', 'species_interval', 'reliability', 'calibration_error', 'har
 # %% ../nbs/ground/metrics.ipynb #9dcdc773
 import numpy as np
 from sklearn.metrics import f1_score
+from .arguments import Range
+from .core import InputError
 
 # %% ../nbs/ground/metrics.ipynb #d67acd3e
 def score(
@@ -16,7 +18,10 @@ def score(
     draws:int=1000, # bootstrap samples
     seed:int=0, # of the bootstrap
 ) -> dict: # n, and in percent: accuracy, low, high, balanced_accuracy, macro_f1
-    "Accuracy with its bootstrap 95 % interval, balanced accuracy and macro F1."
+    "Accuracy with its bootstrap 95 % interval, balanced accuracy and macro F1. `InputError` without queries."
+    Range(1, whole=True).check('draws', draws)
+    if not len(true) == len(predicted) > 0:
+        raise InputError(f'{len(predicted)} answers to {len(true)} queries', fix='give one answer a query')
     right = true == predicted
     n, rng = len(right), np.random.default_rng(seed)
     drawn = rng.binomial(n, right.mean(), draws) / n # the same as resampling 0s and 1s
@@ -37,6 +42,7 @@ def species_interval(
     seed:int=0, # of the bootstrap
 ) -> tuple: # mean, and ends of the 95 % interval, in percent
     "Mean over barcodes with its bootstrap 95 % interval, species resampled."
+    Range(1, whole=True).check('draws', draws)
     species = np.array([s or f'(barcode {i})' for i, s in enumerate(species)])
     code = np.unique(species, return_inverse=True)[1]
     total, count = np.bincount(code, values), np.bincount(code) # (S,)
@@ -52,7 +58,10 @@ def reliability(
     equal_counts:bool=False, # bins of equally many answers in place of equal width
 ) -> np.ndarray: # (bins, 3) mean confidence, share right, number of answers
     "Mean confidence and share of right answers, bin by bin of the confidence."
+    Range(1, whole=True).check('bins', bins)
     confidence, right = np.asarray(confidence, float), np.asarray(right, float)
+    if len(confidence) != len(right) or not ((confidence >= 0) & (confidence <= 1)).all():
+        raise InputError('these are no confidences of these answers', fix='give one from 0 to 1 for each')
     if equal_counts:
         parts = np.array_split(np.argsort(confidence, kind='stable'), bins)
     else:
@@ -60,6 +69,7 @@ def reliability(
         parts = [np.flatnonzero(number == b) for b in range(bins)]
     return np.array([(confidence[p].mean(), right[p].mean(), len(p)) for p in parts if len(p)]).reshape(-1, 3)
 
+# %% ../nbs/ground/metrics.ipynb #36f22067
 def calibration_error(
     confidence:np.ndarray, # (Q,) from 0 to 1
     right:np.ndarray, # (Q,) bool

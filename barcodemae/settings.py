@@ -98,7 +98,7 @@ def find_dataset(
               f'environment variable BARCODEMAE_{name.upper()}'
         raise InputError(f"the data set '{name}' is not there", file=path, fix=fix)
     for path in (Path(name).expanduser(), settings.root/name):
-        if path.exists():
+        if name.strip() and path.exists():
             return Path(os.path.abspath(path))
     raise InputError('no such file, folder or data set', file=name,
         fix=f"give a path, or one of the names in settings.ini: {', '.join(settings.datasets)}")

@@ -126,9 +126,15 @@ def test_faults(store, start, tmp_path):
         finetune(config(start, epochs=2), store, tmp_path/'c', CPU)
 
 
-@pytest.mark.parametrize('change', [dict(optimizer='sgd'), dict(steps=-1), dict(ranks='genus'), dict(validations=0)])
-def test_settings_that_make_no_sense_leave_no_folder(change, tmp_path):
-    from barcodemae.training.finetune import finetune
-    config = FinetuneConfig(start='nowhere', **change)
-    with pytest.raises(InputError): finetune(config, None, tmp_path/'run')
+@pytest.mark.parametrize('change', [
+    dict(optimizer='sgd'), dict(steps=-1), dict(ranks='genus'), dict(ranks=[]), dict(validations=0),
+    dict(masked=-1), dict(learning_rate=float('nan')), dict(frozen='no'), dict(epochs=0)], ids=str)
+def test_settings_that_make_no_sense_are_refused_when_they_are_made(change):
+    with pytest.raises(InputError, match=f'{next(iter(change))}.*Fix'): FinetuneConfig(start='nowhere', **change)
+
+
+def test_settings_that_are_spoilt_later_leave_no_folder(tmp_path):
+    spoilt = FinetuneConfig(start='nowhere')
+    spoilt.learning_rate = float('nan')
+    with pytest.raises(InputError, match='learning_rate nan'): finetune(spoilt, None, tmp_path/'run')
     assert not (tmp_path/'run').exists()

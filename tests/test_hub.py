@@ -1,10 +1,14 @@
 """Guards for training.hub and training.onnx: what transformers opens, what is refused, ONNX as PyTorch."""
-import json, subprocess, sys
+import json, re, subprocess, sys
 
-import pytest, torch
+import numpy as np, pytest, torch
 from huggingface_hub import ModelCard
 
-from barcodemae.model.sequence import SequenceConfig, SequenceEncoder
+from barcodemae.compute import Compute
+from barcodemae.data.store import pack
+from barcodemae.embedding import embed as embed_module
+from barcodemae.identification.model import DEFAULT_MODEL
+from barcodemae.model.sequence import SequenceConfig, SequenceEncoder, load_encoder
 from barcodemae.core import InputError, read_json, write_json
 from barcodemae.model.mae import BarcodeEncoder, BarcodeMAEConfig
 from barcodemae.training.hub import DataSource, complete, main, model_card, push_to_hub
@@ -210,3 +214,33 @@ def test_trial_batches_have_every_kind_of_token(k):
     assert {0, 1, 4**k + 2} <= set(ids.tolist())
     assert all(m.dtype == torch.bool and i.dtype == torch.int64 for i, m in trial_batches(k))
     assert any((~m).all(1).any() for i, m in trial_batches(k)), 'no barcode without a k-mer'
+
+
+def example(card): # the first block of Python in a card
+    return re.search(r'```python\n(.+?)```', card, flags=re.S)[1]
+
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+@pytest.mark.parametrize('weights', DTYPES, ids=str)
+@pytest.mark.parametrize('precision', DTYPES, ids=str)
+def test_the_example_of_a_card_runs_in_every_precision(weights, precision, tmp_path, monkeypatch):
+    "Of an encoder saved so, on a machine whose fastest precision is this one."
+    folder = make_run(tmp_path/'runs/mine', BarcodeEncoder(BarcodeMAEConfig(**SHAPE)).to(weights))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(embed_module, 'probe_compute', lambda device: Compute(torch.device('cpu'), precision))
+    found = {}
+    exec(example(model_card(folder)), found)
+    assert read_json(folder/'config.json')['dtype'] == str(weights).removeprefix('torch.')
+    exact = embed_module.embed(load_encoder(folder).float(), pack(['AACATTATATTTTATTTTTGGAATTTGATCAGG']),
+                               compute=Compute(torch.device('cpu'), torch.float32))
+    assert found['vectors'].shape == (1, 32) and found['vectors'] == pytest.approx(exact, abs=.1)
+
+
+@pytest.mark.parametrize('precision', DTYPES, ids=str)
+def test_the_example_of_the_encoder_that_comes_with_the_library_runs(precision, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(embed_module, 'probe_compute', lambda device: Compute(torch.device('cpu'), precision))
+    found = {}
+    exec(example((DEFAULT_MODEL/'README.md').read_text(encoding='utf-8')), found)
+    assert found['vectors'].shape == (1, 128) and np.isfinite(found['vectors']).all()

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np, pytest, torch
 from sklearn.linear_model import LogisticRegression
 
-from barcodemae.core import InputError
+from barcodemae.core import InputError, TrainingDiverged
 from barcodemae.data.store import load_dataset
 from barcodemae.embedding.kmers import kmer_counts
 from barcodemae.evaluation.linear_probe import LinearProbe, fit_one_cycle, probe_rows
@@ -32,6 +32,12 @@ def test_the_seed_decides_and_other_random_numbers_are_left_alone(groups):
     before = torch.random.get_rng_state()
     assert torch.equal(weights(0), weights(0)) and not torch.equal(weights(0), weights(1))
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_loss_that_is_no_number_is_told(groups):
+    x, y = groups
+    with pytest.raises(TrainingDiverged, match='diverged.*linear probe.*|linear probe.*diverged'):
+        LinearProbe(steps=30).fit(np.where(np.arange(10) == 5, np.inf, x), y)
 
 
 def test_every_example_once_an_epoch():

@@ -57,7 +57,9 @@ def test_models_and_what_starts_from_them(tmp_path):
     assert merged[0].parameters['analyses'] == ['masking']
 
 
-FAULTS = [('[every]\n', 'says nothing about the preset'), ('[demo]\nlayer = 3\n', 'no such setting'),
+FAULTS = [('[demo]\nseed = 0, -1\n', 'seed -1'), ('[demo]\nlearning_rate = NaN\n', 'learning_rate nan'),
+          ('[demo]\nmodel = mae 0-2/1-2\n', 'layers 0'), ('[demo]\nbatch_size = many\n', "batch_size 'many'"),
+          ('[every]\n', 'says nothing about the preset'), ('[demo]\nlayer = 3\n', 'no such setting'),
           ('[demo]\nshape = 6\n', 'no shape'), ('seed = 1\n', 'Fix'), (None, 'no such grid')]
 
 @pytest.mark.parametrize('text, message', FAULTS)

@@ -3,15 +3,17 @@ import functools, json, time
 from pathlib import Path
 
 import pytest, torch
+from safetensors.torch import load_file
 from hypothesis import given, settings, strategies as st
 
 from barcodemae.compute import Compute
-from barcodemae.core import InputError
+from barcodemae.core import InputError, TrainingDiverged
+from barcodemae.evaluation.run import evaluate_run
 from barcodemae.settings import find_dataset
 from barcodemae.model.mae import VARIANTS
 from barcodemae.data.store import BarcodeStore, prepare
 from barcodemae.training.config import make_config
-from barcodemae.training.loop import Run
+from barcodemae.training.loop import Run, run_or_resume
 from barcodemae.training.pretrain import Pretraining, train
 from barcodemae.training.run_folder import RunFolder
 from barcodemae.training.trainer import Batches, Trainer
@@ -100,6 +102,57 @@ def test_barcodes_without_labels_or_partitions(store, tmp_path):
     unlabelled = prepare(tmp_path/'mine.fasta', tmp_path/'store')
     record = train(make_config('demo', steps=2, aligned=True, **TINY), unlabelled, tmp_path/'run', CPU)
     assert record['barcodes_seen'] == 16
+
+
+class Spoilt(Pretraining):
+    "Its loss, or a weight after the step, is no number from step `at` on."
+    at, what, value = 5, 'loss', float('nan')
+    def loss(self, trainer, batch, with_metrics=False):
+        out = super().loss(trainer, batch, with_metrics)
+        if trainer.schedules[0].last_epoch >= self.at:
+            if self.what == 'loss': out.loss = out.loss * self.value
+            else: next(trainer.bare_model.parameters()).data.view(-1)[0] = self.value
+        return out
+
+
+def weights_are_finite(folder):
+    files = list(folder.rglob('*.safetensors'))
+    return files and all(w.isfinite().all() for f in files for w in load_file(f).values())
+
+
+@pytest.mark.parametrize('what', ['loss', 'weight'])
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+@pytest.mark.parametrize('log_steps', [1, 4, 50])
+def test_a_run_that_diverges_stops_and_keeps_its_last_good_encoder(store, tmp_path, what, value, log_steps):
+    kind = type('Kind', (Spoilt,), dict(what=what, value=value))
+    config = make_config('demo', steps=12, checkpoint_steps=3, **TINY | dict(validations=4, log_steps=log_steps))
+    for _ in range(2): # the same call again says the same
+        with pytest.raises(TrainingDiverged, match='best has the encoder of step 3.*Fix: .*learning_rate') as e:
+            run_or_resume(kind, config, store, tmp_path, CPU)
+    record = json.loads((tmp_path/'record.json').read_text())
+    assert record['diverged'] and record['best']['step'] == 3 and 6 <= record['steps'] <= 12
+    assert weights_are_finite(tmp_path) and not (tmp_path/'last').exists()
+    assert not (tmp_path/'checkpoints').exists() and 'NaN' not in (tmp_path/'metrics.jsonl').read_text()
+    assert evaluate_run(tmp_path, store, CPU)['diverged'] == record['diverged'] # the good encoder may be looked at
+
+
+def test_a_run_that_diverges_before_anything_was_saved(store, tmp_path):
+    config = make_config('demo', steps=4, **TINY)
+    kind = type('Kind', (Spoilt,), dict(at=0))
+    with pytest.raises(TrainingDiverged, match='no encoder was saved'):
+        run_or_resume(kind, config, store, tmp_path, CPU)
+    assert not list(tmp_path.rglob('*.safetensors'))
+
+
+def test_a_learning_rate_far_too_high(store, tmp_path):
+    "Past the check of the settings: what training makes of it."
+    config = make_config('demo', steps=6, **TINY)
+    config.learning_rate = 1e30
+    with pytest.raises(InputError, match='learning_rate 1e[+]30'): train(config, store, tmp_path/'a', CPU)
+    assert not (tmp_path/'a').exists()
+    with pytest.raises(TrainingDiverged): Run(Pretraining(config, store), tmp_path/'b', CPU).run()
+    assert json.loads((tmp_path/'b/record.json').read_text())['diverged']
+    assert not (tmp_path/'b/best').exists() or weights_are_finite(tmp_path/'b/best')
 
 
 def test_budgets(store, tmp_path):

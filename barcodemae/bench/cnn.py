@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from .registry import System, register
 from .weights import fit_weights, read_weights
+from ..arguments import Range, check_fields
 from ..compute import Compute, keep_freed_memory, machine_record, probe_compute
 from ..core import InputError, atomic_path, progress, read_json, write_json
 from ..data.align import align_to_gene
@@ -23,8 +24,11 @@ from ..data.store import PAD, WIDTH, BarcodeStore, load_dataset, pack
 from ..embedding.embedder import Embedder
 from ..evaluation.linear_probe import fit_one_cycle
 from ..settings import load_settings
-from ..training.config import with_new_names
+from ..training.config import LOOP_RANGES, with_new_names
 from ..training.pretrain import consensus_of
+
+# %% ../../nbs/bench/cnn.ipynb #b3c207ca
+_SHARED = {n: LOOP_RANGES[n] for n in ('batch_size', 'learning_rate', 'weight_decay', 'seed')}
 
 # %% ../../nbs/bench/cnn.ipynb #b3c207cb
 @dataclass(frozen=True)
@@ -42,6 +46,14 @@ class CnnConfig:
     weight_decay: float = 1e-2    # of AdamW
     aligned: bool = True          # are barcodes first aligned to the gene? see below
     seed: int = 0                 # of weights, order of the barcodes and dropout
+    ranges = dict(_SHARED, epochs=Range(1), dropout=Range(0, below=1), filters=Range(1, whole=True),
+                  kernel=Range(1), pool=Range(1), features=Range(1))
+
+    def __post_init__(self):
+        check_fields(self)
+        if not self.filters or WIDTH // self.pool**len(self.filters) < 1:
+            sizes = f'pool {self.pool}, filters {self.filters}'
+            raise InputError(f'nothing is left of {WIDTH} bases', record=sizes, fix='give a smaller pool')
 
 # %% ../../nbs/bench/cnn.ipynb #0bbe162d
 class BarcodeCNN(nn.Module):

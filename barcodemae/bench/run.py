@@ -14,6 +14,7 @@ from threading import Event, Thread
 import torch
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
+from ..arguments import Range
 from ..core import InputError, read_json, write_json
 from ..settings import load_settings
 from ..compute import machine_record
@@ -277,6 +278,7 @@ def main(
     "The command `barcodemae bench`."
     a = _arguments(arguments)
     try:
+        Range(1, whole=True).check('threads', a.threads)
         settings = load_settings()
         a.dataset = a.dataset or settings.dataset
         store = load_dataset(a.dataset)

@@ -9,6 +9,7 @@ __all__ = ['CHANGES', 'CleanConfig', 'tidy', 'Seen', 'CleanReport', 'Cleaner', '
 from dataclasses import dataclass, field
 import numpy as np, polars as pl
 from fastcore.basics import patch
+from ..arguments import Range, check_fields
 from ..core import InputError
 from .published import PUBLISHED
 from .read import SPLITS
@@ -20,9 +21,11 @@ class CleanConfig:
     max_length: int = 660 # bases after which a barcode is cut
     min_length: int = 100 # shorter barcodes are dropped
     drop_repeats: bool = True # keep only the first row of each barcode
+    ranges = dict(max_length=Range(1), min_length=Range(1))
 
     def __post_init__(self):
-        if not 0 < self.min_length <= self.max_length:
+        check_fields(self)
+        if self.min_length > self.max_length:
             lengths = f'min_length {self.min_length} and max_length {self.max_length}'
             raise InputError(f'{lengths} leave no barcode', fix='0 < min_length <= max_length')
 

@@ -10,6 +10,7 @@ __all__ = ['BATCH', 'SHORT', 'STRANDS', 'SLACK', 'WEAK', 'LONG', 'AGAIN', 'base_
 from dataclasses import dataclass
 import numpy as np
 from scipy import fft
+from ..arguments import check_list
 from ..core import InputError
 from .store import PAD, WIDTH
 
@@ -20,7 +21,9 @@ _CODE[np.frombuffer(b'ACGT', np.uint8)] = range(4)
 def base_codes(
     barcode:str, # of A, C, G, T, N
 ) -> np.ndarray: # (L,) uint8, 0 to 4
-    "One sequence as codes: A 0, C 1, G 2, T 3, all else 4."
+    "One sequence as codes: A 0, C 1, G 2, T 3, all else 4. `InputError` for what is no text."
+    if not isinstance(barcode, str):
+        raise InputError('this barcode is no text', record=repr(barcode)[:40], fix='give a str')
     return _CODE[np.frombuffer(barcode.encode(), np.uint8)]
 
 # %% ../../nbs/data/place.ipynb #2cd3ace6
@@ -130,7 +133,7 @@ def place(
     strand:str='both', # or plus, minus
 ) -> Placed:
     "Each sequence where it fits best without gaps. `InputError` for an unknown strand."
-    rows = [base_codes(b) for b in barcodes]
+    rows = [base_codes(b) for b in check_list('barcodes', barcodes)]
     start, minus, score = locate(rows, consensus, strand)
     rows = [other_strand(r) if m else r for r, m in zip(rows, minus)]
     bases, second = np.full((len(rows), WIDTH), PAD, np.uint8), _twice(rows, start, consensus)

@@ -7,6 +7,7 @@ __all__ = ['build_index', 'approximate_nearest', 'recall', 'save_index', 'read_i
 
 # %% ../../nbs/embedding/approximate.ipynb #8e823a1c
 import numpy as np
+from ..arguments import Range
 from ..core import InputError, atomic_path
 from .neighbours import nearest
 
@@ -47,7 +48,8 @@ def build_index(
     N = sum(n for n, _ in shapes)
     if N < 2:
         raise ValueError(f'an index of {N} references')
-    cells = cells or max(1, min(int(4 * N**.5), N // 40))
+    cells = max(1, min(int(4 * N**.5), N // 40)) if cells is None else cells
+    Range(1, N, whole=True).check('cells', cells)
     index = faiss.index_factory(shapes[0][1], f'IVF{cells},SQ8', faiss.METRIC_INNER_PRODUCT)
     index.train(_sample(_blocks(vectors, block), N, min(N, max(2, 64 * cells)), seed))
     for x in _blocks(vectors, block):
@@ -67,9 +69,10 @@ def approximate_nearest(
     reference=None, # (N, D) array or memory map, to compare the best `candidates` again in full precision
     candidates:int=10, # how many are compared again
 ) -> tuple: # rows (Q, n) int64 and cosine similarity (Q, n), best first; -1 and -2 where too few were met
-    "Nearly the nearest references. Raises `ValueError` where `n` exceeds the references."
-    if not 1 <= n <= index.ntotal:
-        raise ValueError(f'{n} neighbours of {index.ntotal} references')
+    "Nearly the nearest references. `InputError` for numbers out of range."
+    Range(1, index.ntotal, whole=True).check('n', n)
+    for name, value in dict(nprobe=nprobe, candidates=candidates).items():
+        Range(1, whole=True).check(name, value)
     index.nprobe, query = min(nprobe, index.nlist), _unit(query)
     sims, rows = index.search(query, n if reference is None else min(max(n, candidates), index.ntotal))
     if reference is None:

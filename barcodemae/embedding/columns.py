@@ -7,6 +7,7 @@ __all__ = ['PAIR', 'SHARED', 'FLOOR', 'FEWEST', 'column_onehot', 'column_vectors
 
 # %% ../../nbs/embedding/columns.ipynb #86093362
 import numpy as np
+from ..arguments import Range
 from ..data.store import WIDTH
 from .neighbours import nearest
 
@@ -33,6 +34,10 @@ def column_vectors(
 PAIR, SHARED = (.003, .05), 500 # share of different bases in a pair, columns in common
 FLOOR, FEWEST = .3, 100 # added to each variance; pairs needed to weight columns
 
+def _axes(x, size, seed): # (N, 2640) -> (2640, size)
+    from sklearn.utils.extmath import randomized_svd
+    return randomized_svd(x, size, n_iter=6, random_state=seed)[2].T
+
 def near_pairs(
     bases:np.ndarray, # (N, 660)
     x:np.ndarray, # (N, 2640) centred columns
@@ -56,20 +61,19 @@ def fit_columns(
     seed:int=0, # which of them
 ) -> np.ndarray: # (2640, size) float32, the table
     "The table of weighted, reduced columns; below `FEWEST` pairs all columns weigh the same."
-    from sklearn.utils.extmath import randomized_svd
+    Range(1, 4 * WIDTH, whole=True).check('size', size)
     bases = bases[np.sort(np.random.default_rng(seed).permutation(len(bases))[:most])]
     x, known = column_onehot(bases), np.tile(bases < 4, 4)
     frequency = x.sum(0) / np.maximum(known.sum(0), 1)
     centred = x - frequency * known
     pairs = near_pairs(bases, centred)
-    square, count = np.zeros(4 * WIDTH), np.zeros(4 * WIDTH)
+    square, count = np.zeros((2, 4 * WIDTH))
     for some in np.array_split(pairs, max(1, -(-len(pairs) // 2000))):
         both = known[some[:, 0]] & known[some[:, 1]]
         square += ((x[some[:, 0]] - x[some[:, 1]])**2 * both).sum(0)
         count += both.sum(0)
     variance = square / np.maximum(count, 1) if len(pairs) >= FEWEST else np.ones(4 * WIDTH)
     weight = 1 / np.sqrt(variance / variance.mean() + FLOOR)
-    vectors = randomized_svd((centred * weight).astype(np.float32), size, n_iter=6, random_state=seed)[2].T
-    table = weight[:, None] * vectors
+    table = weight[:, None] * _axes((centred * weight).astype(np.float32), size, seed)
     middle = (frequency[:, None] * table).reshape(4, WIDTH, -1).sum(0)  # what a known base takes away
     return (table - np.tile(middle, (4, 1))).astype(np.float32)

@@ -7,10 +7,11 @@ __all__ = ['kmer_tokens', 'embed', 'whitening']
 
 # %% ../../nbs/embedding/embed.ipynb #9e7cbc23
 import numpy as np, torch
+from ..arguments import Range
 from ..core import InputError, progress
 from ..compute import keep_freed_memory, probe_compute
 from ..settings import load_settings
-from ..data.store import PAD, unpack
+from ..data.store import PAD, check_packed, unpack
 from ..model.tokenizer import FIRST_KMER, MAX_LENGTH, kmer_ids
 from ..data.align import align_to_gene
 from ..model.mae import BarcodeEncoder
@@ -43,13 +44,18 @@ def _batches(lengths, size, k): # rows of each batch, longest first, and the bas
     for rows in (order[i:i + size] for i in range(0, len(order), size)):
         yield rows, max(k, min(MAX_LENGTH, -(-int(lengths[rows[0]]) // k) * k))
 
-def _ready(encoder, compute):
+def _ready(encoder, compute): # weights of lower precision are raised to float32: autocast lowers what it can
     compute = compute or probe_compute(load_settings().device)
-    encoder.eval().to(compute.device)
+    if not callable(getattr(encoder, 'embed', None)):
+        raise InputError(f'a {type(encoder).__name__} is no encoder', fix='open one: load_encoder(folder)')
+    encoder.eval().to(compute.device, torch.float32)
     keep_freed_memory()
     return compute
 
-def _batch_size(compute): return 128 if compute.device.type == 'cpu' else 1024
+def _batch_size(wanted, compute): # barcodes at a time
+    if wanted is not None:
+        return Range(1, whole=True).check('batch_size', wanted)
+    return 128 if compute.device.type == 'cpu' else 1024
 
 def _outputs(n, config, all_layers):
     layers = (config.num_hidden_layers + 1,) if all_layers else ()
@@ -58,7 +64,7 @@ def _outputs(n, config, all_layers):
 # %% ../../nbs/embedding/embed.ipynb #3bebc9b8
 @torch.no_grad()
 def embed(
-    encoder:BarcodeEncoder, # in evaluation mode afterwards
+    encoder:BarcodeEncoder, # in evaluation mode and float32 afterwards
     bases:np.ndarray, # (N, L) packed bases
     batch_size:int=None, # barcodes at a time; by the device where absent
     all_layers:bool=False, # one vector per layer, see `BarcodeEncoder.embed`
@@ -66,14 +72,14 @@ def embed(
     tokens=None, # as `kmer_tokens` gives, which is taken where absent
     desc='embed', # beside the progress bar; None: no bar
 ) -> np.ndarray: # (N, D) float32, or (N, layers + 1, D)
-    "One vector per barcode, or one per layer. Raises `InputError` for a barcode without a k-mer."
-    compute, c = _ready(encoder, compute), encoder.config
-    tokens, lengths = tokens or kmer_tokens(c.k, c.reference), _lengths(bases)
-    out, known = _outputs(len(bases), c, all_layers), []
+    "One vector per barcode, or one per layer. `InputError` for a barcode without a k-mer, or not packed."
+    bases, compute = check_packed(bases), _ready(encoder, compute)
+    c, lengths, size = encoder.config, _lengths(bases), _batch_size(batch_size, compute)
+    tokens, out, known = tokens or kmer_tokens(c.k, c.reference), _outputs(len(bases), c, all_layers), []
     with progress(total=len(bases), desc=desc or '', unit='barcodes', quiet=desc is None) as bar:
-        for rows, length in _batches(lengths, batch_size or _batch_size(compute), c.k):
-            batch = torch.from_numpy(np.ascontiguousarray(bases[rows, :length]))
-            ids, mask = tokens(batch.to(compute.device), rows)
+        for rows, length in _batches(lengths, size, c.k):
+            batch = torch.from_numpy(np.ascontiguousarray(bases[rows, :length])).to(compute.device)
+            ids, mask = tokens(batch, rows)
             with compute.autocast():
                 out[rows] = encoder.embed(ids, mask, all_layers).cpu().numpy()
             known.append((mask & (ids >= FIRST_KMER)).any(1))

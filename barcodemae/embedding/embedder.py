@@ -10,6 +10,7 @@ import warnings
 import numpy as np, torch
 from fastcore.basics import patch
 from torch.nn.utils.rnn import pad_sequence
+from ..arguments import check_list
 from ..compute import Compute, probe_compute
 from ..core import InputError, progress
 from ..settings import load_settings
@@ -76,9 +77,10 @@ def cut(self:Embedder,
     barcodes, # list of N str
 ) -> list:
     "Barcodes no longer than the context; warns once where one was cut."
+    barcodes = check_list('barcodes', barcodes)
     longest = max(map(len, barcodes), default=0)
     if self.context is None or longest <= self.context:
-        return list(barcodes)
+        return barcodes
     if not self._cut_told:
         said = f'barcodes of up to {longest} bases are cut to {self.context}, as many as it takes'
         warnings.warn(f'{self.name}: {said}')

@@ -8,7 +8,8 @@ __all__ = ['kmer_counts']
 # %% ../../nbs/embedding/kmers.ipynb #c82139ca
 import numpy as np, torch
 from scipy import sparse
-from ..model.tokenizer import FIRST_KMER, kmer_ids
+from ..data.store import check_packed
+from ..model.tokenizer import FIRST_KMER, check_k, kmer_ids
 
 # %% ../../nbs/embedding/kmers.ipynb #28aa887b
 def kmer_counts(
@@ -16,8 +17,9 @@ def kmer_counts(
     k:int, # length of a k-mer
 ) -> sparse.csr_matrix: # (N, 4^k) float32
     "Counts of overlapping k-mers; those with another base than A, C, G, T are left out."
-    blocks = []
-    for block in np.array_split(np.asarray(bases), max(1, len(bases) // 4096)):
+    check_k(k)
+    bases, blocks = check_packed(bases), []
+    for block in np.array_split(bases, max(1, len(bases) // 4096)):
         windows = torch.from_numpy(np.ascontiguousarray(block)).unfold(1, k, 1).reshape(-1, k)
         ids = kmer_ids(windows, k)[0].view(len(block), -1).numpy() - FIRST_KMER       # (N, L - k + 1)
         row, col = np.nonzero((ids >= 0) & (ids < 4**k))

@@ -10,6 +10,7 @@ import numpy as np, torch
 from scipy import sparse
 from sklearn.preprocessing import normalize
 from torch.nn import functional as F
+from ..arguments import Range
 
 # %% ../../nbs/embedding/neighbours.ipynb #9f9c40eb
 WIDEST = 4096 # columns that are made dense
@@ -53,10 +54,10 @@ def nearest(
     block:int=16_384, # references at a time, and a sixteenth as many queries
     device='cpu', # where to multiply
 ) -> tuple: # rows (Q, n) int64 and cosine similarity (Q, n) float32, best first; -2 for what may not be seen
-    "Exact nearest references by cosine; of equally near ones any. Raises `ValueError` for too large an `n`."
+    "Exact nearest references by cosine; of equally near ones any. `InputError` for an `n` out of range."
     Q, R = query.shape[0], reference.shape[0]
-    if not 1 <= n <= R:
-        raise ValueError(f'{n} neighbours of {R} references')
+    Range(1, R, whole=True).check('n', n)
+    Range(1, whole=True).check('block', block)
     rows, cosine = np.empty((Q, n), np.int64), np.empty((Q, n), np.float32)
     for here in _slices(Q, max(1, block // 16)):
         unit, best = _unit(query, here, device, normalised), None

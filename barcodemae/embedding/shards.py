@@ -11,6 +11,7 @@ import hashlib
 import numpy as np, polars as pl
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from ..arguments import Range
 from ..core import InputError, atomic_path, progress, read_json, write_json
 from ..settings import load_settings
 from ..compute import probe_compute
@@ -69,6 +70,8 @@ def embed_table(
     compute=None, # where and in which precision; by probing where absent
 ) -> Path: # `out`, with every shard there
     "Parquet shards: processid and embedding (D float32). Raises `InputError` for another table's folder."
+    for name, value in dict(shard=shard, batch_size=batch_size).items():
+        Range(1, whole=True).check(name, value)
     compute, out = compute or probe_compute(load_settings().device), Path(out)
     here = PartialState(cpu=compute.device.type == 'cpu')
     rows = np.arange(len(store)) if rows is None else np.asarray(rows, np.int64)

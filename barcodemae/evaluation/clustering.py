@@ -15,6 +15,7 @@ from scipy import sparse
 from scipy.cluster.hierarchy import fcluster
 from scipy.spatial.distance import cdist
 from sklearn.metrics import adjusted_mutual_info_score
+from ..arguments import Range
 from ..core import InputError, progress
 
 # %% ../../nbs/06_clustering.ipynb #89e4bf1c
@@ -37,8 +38,8 @@ def cut(
 ) -> np.ndarray: # (N,) int64 from 0, numbered as they first occur
     "Exactly that many clusters: where joins are equally high, scipy alone would give fewer."
     N = len(tree) + 1
-    if not 1 <= n_clusters <= N:
-        raise ValueError(f'{n_clusters} clusters of {N} vectors')
+    if n_clusters not in (span := Range(1, N, whole=True)):
+        raise InputError(f'{n_clusters} clusters of {N} vectors', fix=f'give {span}')
     steps = np.array(tree, float)
     steps[:, 2] = np.arange(1, N)                  # the order of joins in place of their height
     labels = fcluster(steps, N - n_clusters, 'distance') if N > 1 else np.ones(1, int)

@@ -10,6 +10,7 @@ import base64, gzip, html, json
 from collections import Counter
 from dataclasses import asdict, dataclass
 import numpy as np
+from ..arguments import Range, check_fields
 from ..core import InputError, atomic_path
 
 # %% ../../nbs/evaluation/interactive.ipynb #76d09df8
@@ -21,6 +22,9 @@ class MapOptions:
     color_by: str = '' # column coloured first; '' for the first one after the ids
     colors: int = 20 # values in colour, the most frequent first: ten colours, then the same as diamonds
     labels: int = 40 # labels in view at a time, at most
+    ranges = dict(colors=Range(1), labels=Range(0))
+
+    def __post_init__(self): check_fields(self)
 
 # %% ../../nbs/evaluation/interactive.ipynb #7a37b7d3
 STYLE = '''

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 import numpy as np, torch
 from fastcore.basics import patch
 from transformers import AutoModel
+from ..arguments import Range
 from ..core import InputError
 from ..compute import probe_compute
 from ..settings import load_settings
@@ -74,6 +75,7 @@ def knn_rows(
     device='cpu', # where to search
 ) -> list: # dictionaries, see `AccuracyRow`
     "k-NN accuracy of one method. Raises `InputError` where the store has no `train` or none of the queries."
+    ks = [Range(1, whole=True).check('k', k) for k in ks]
     known = lambda rows: rows[store.labels(rank, rows) != '']
     reference, found = known(store.rows('train')), []
     asked = {q: rows for q in queries if len(rows := known(query_rows(store, q)))}
@@ -128,6 +130,8 @@ class GenusMonitor:
         seed:int=0, # of the samples
         whiten:int=0, # pretraining barcodes to fit a whitening on, for 'genus_1nn_whitened' too
     ):
+        Range(1, whole=True).check('references', references)
+        Range(0, whole=True).check('whiten', whiten)
         self.compute, self.bases = compute or probe_compute(load_settings().device), store.bases
         query = next((s for s in ('val_unseen', 'val') if s in store.splits), None)
         if query is None or 'train' not in store.splits:

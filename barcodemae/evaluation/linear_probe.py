@@ -10,7 +10,8 @@ import numpy as np, torch
 from fastcore.basics import patch
 from torch import nn
 from torch.nn import functional as F
-from ..core import InputError, progress
+from ..arguments import Range
+from ..core import InputError, TrainingDiverged, progress
 from .knn import query_rows
 from ..metrics import score
 
@@ -38,11 +39,20 @@ def fit_one_cycle(model:nn.Module, # in training mode, on its device
                 optimizer.zero_grad()
                 total += mean.detach() * len(rows)
                 bar.update(len(rows))
-    return total.item() / n
+    return _finite(total.item() / n, desc)
+
+# %% ../../nbs/evaluation/linear_probe.ipynb #1e9668c4
+def _finite(loss, what): # `TrainingDiverged` where it is not
+    if not np.isfinite(loss):
+        raise TrainingDiverged(f'training diverged (loss {loss})', record=what, fix='lower the learning rate')
+    return loss
 
 # %% ../../nbs/evaluation/linear_probe.ipynb #cb4eabc8
 class LinearProbe:
     "Softmax regression of labels on standardised vectors: `fit(x, y)`, then `predict(x)`."
+    ranges = dict(steps=Range(1, whole=True), learning_rate=Range(above=0, high=1), weight_decay=Range(0),
+                  batch_size=Range(1, whole=True), seed=Range(0, 2**32 - 1, whole=True))
+
     def __init__(self,
         steps:int=1000, # at least, and at least 30 epochs
         learning_rate:float=1e-2, # peak of one cycle
@@ -53,6 +63,8 @@ class LinearProbe:
     ):
         self.steps, self.learning_rate, self.batch_size = steps, learning_rate, batch_size
         self.weight_decay, self.seed, self.device = weight_decay, seed, device
+        for name, span in self.ranges.items():
+            span.check(name, getattr(self, name))
 
     def _standard(self, x):
         return torch.as_tensor((x - self.mean) / self.deviation, dtype=torch.float32, device=self.device)

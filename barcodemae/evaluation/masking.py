@@ -9,6 +9,7 @@ __all__ = ['MODES', 'TEXT_K', 'RATIOS', 'mask_tokens', 'kmer_noise', 'masked_tok
 # %% ../../nbs/07_masking.ipynb #78b495a0
 from dataclasses import dataclass
 import numpy as np, torch
+from ..arguments import Range, check_fields
 from ..core import InputError, progress
 from ..embedding.embed import embed, kmer_tokens
 from ..embedding.embedder import Embedder
@@ -20,7 +21,8 @@ from ..model.tokenizer import FIRST_KMER, MASK_ID, MAX_LENGTH
 # %% ../../nbs/07_masking.ipynb #0addd635
 MODES = ('masked', 'removed')
 
-def _check(mode):
+def _check(mode, ratio):
+    Range(0, 1).check('ratio', ratio)
     if mode not in MODES:
         raise InputError('no such way to take k-mers away', record=mode, fix='choose masked or removed')
 
@@ -31,8 +33,8 @@ def mask_tokens(
     mode:str, # 'masked': `[MASK]` in their place; 'removed': not seen
     noise:torch.Tensor, # (B, T) random numbers; the smallest are taken
 ) -> tuple: # ids and mask
-    "Take floor(ratio * n) of each barcode's n k-mers (paper §3.4). Raises `InputError` for another mode."
-    _check(mode)
+    "Take floor(ratio * n) of each barcode's n k-mers (paper §3.4). `InputError` for another mode or ratio."
+    _check(mode, ratio)
     kmer = mask.bool() & (ids >= FIRST_KMER)
     count = (kmer.sum(1, keepdim=True) * round(100 * ratio)).div(100, rounding_mode='floor')
     taken = noise.masked_fill(~kmer, 2).argsort(1).argsort(1) < count
@@ -84,7 +86,7 @@ def mask_bases(
     noise, # (k-mers,) random numbers; the smallest are taken
 ) -> str:
     "Take floor(ratio * n) of a barcode's n whole k-mers of A, C, G, T. Raises `InputError` for another mode."
-    _check(mode)
+    _check(mode, ratio)
     kmers = [barcode[i:i + TEXT_K] for i in range(0, len(barcode), TEXT_K)]
     whole = [i for i, kmer in enumerate(kmers) if len(kmer) == TEXT_K and not set(kmer) - set('ACGT')]
     for i in sorted(whole, key=lambda i: noise[i])[:len(whole) * round(100 * ratio) // 100]:
@@ -113,6 +115,14 @@ class MaskingPlan:
     draws: int = 3                        # random choices of k-mers
     settings: tuple = ('query', 'both')   # whose k-mers
     query: str = 'test_unseen'            # partition
+    ranges = dict(draws=Range(1), ratios=Range(0, 1))
+
+    def __post_init__(self):
+        check_fields(self)
+        for mode in self.modes:
+            _check(mode, 0)
+        if unknown := set(self.settings) - {'query', 'both'}:
+            raise InputError('no such setting', record=', '.join(map(str, unknown)), fix='query or both')
 
     def jobs(self) -> list: # of (mode, setting, ratio, draw)
         "One for each evaluation."

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 import numpy as np, polars as pl
 from fastcore.basics import patch
+from ..arguments import Range, check_fields
 from ..core import InputError
 from ..data.place import place
 from .calibration import reference_calibration
@@ -50,14 +51,9 @@ class Ask:
     expect_new: float = .5   # share of queries whose species the reference is believed to lack
     cutoff: float = .9       # confidence that a name needs to stand in the column taxon
     hits: int = 0            # the N best references of each query, in place of an answer
+    ranges = dict(expect_new=Range(above=0, below=1), cutoff=Range(0, 1), hits=Range(0, KEPT))
 
-    def __post_init__(self):
-        fixes = dict(expect_new='give a share between 0 and 1', cutoff='give a share from 0 to 1',
-                     hits=f'give 0 to {KEPT}')
-        for name, good in (('expect_new', 0 < self.expect_new < 1), ('cutoff', 0 <= self.cutoff <= 1),
-                           ('hits', 0 <= self.hits <= KEPT)):
-            if not good:
-                raise InputError('is out of range', record=f'{name} {getattr(self, name)}', fix=fixes[name])
+    def __post_init__(self): check_fields(self)
 
 # %% ../../nbs/identification/classifier.ipynb #b99004be
 class Identifier:

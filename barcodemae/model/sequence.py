@@ -32,8 +32,7 @@ ARCHITECTURES = ('hyena', 'mamba', 'mamba2', 'caduceus')
 @strict
 class SequenceConfig(BertConfig):
     """Shape of one of `ARCHITECTURES`, with the field names of `BarcodeMAEConfig`.
-
-    Raises `ValueError` for another variant, a `k` outside 3 to 8 or heads that do not divide the channels."""
+    Raises `ValueError` for another variant, a `k` outside 3 to 8, and sizes that do not fit a variant."""
     model_type = 'barcodemae_sequence'
     k: int = 6                   # length of a k-mer
     variant: str = 'hyena'       # one of `ARCHITECTURES`
@@ -43,11 +42,13 @@ class SequenceConfig(BertConfig):
 
     def __post_init__(self, **kwargs):
         check_k(self.k)
-        channels, heads = 2 * self.hidden_size, self.num_attention_heads
+        width, heads = self.hidden_size, self.num_attention_heads
         if self.variant not in ARCHITECTURES:
             raise ValueError(f"variant {self.variant!r}: choose one of {', '.join(VARIANTS + ARCHITECTURES)}")
-        if self.variant == 'mamba2' and channels % heads:
-            raise ValueError(f'{heads} heads do not divide {channels} channels')
+        if self.variant == 'mamba2' and 2 * width % heads:
+            raise ValueError(f'{heads} heads do not divide {2 * width} channels')
+        if self.variant == 'caduceus' and width % 2:
+            raise ValueError(f'hidden_size {width}: caduceus has two strands, give an even number')
         self.vocab_size, self.pad_token_id = pad_id(self.k) + 1, pad_id(self.k)
         super().__post_init__(**kwargs)
 

@@ -20,7 +20,7 @@ MAX_LENGTH = 660                      # bases; longer barcodes are cut here
 # %% ../../nbs/02_tokenizer.ipynb #a09e5d6d
 def check_k(k:int): # length of a k-mer
     "Raise `ValueError` unless `k` is between 3 and 8."
-    if k not in range(3, 9):
+    if not hasattr(k, '__index__') or k not in range(3, 9): # 6.0 is in the range
         raise ValueError(f"k = {k}: the k-mer length must be a whole number from 3 to 8")
 
 def pad_id(k:int # length of a k-mer
@@ -61,7 +61,7 @@ class KmerTokenizer(PreTrainedTokenizerFast):
                  tokenizer_object:Tokenizer=None, # a pipeline of the `tokenizers` library, as when loading
                  **kwargs):
         if tokenizer_object is None and kwargs.get('tokenizer_file') is None:
-            tokenizer_object = _backend(k or 6)
+            tokenizer_object = _backend(6 if k is None else k)
         special = dict(mask_token='[MASK]', unk_token='[UNK]', pad_token='[PAD]')
         kwargs = {**special, 'clean_up_tokenization_spaces': False, **kwargs}
         super().__init__(tokenizer_object=tokenizer_object, k=k, **kwargs)
@@ -74,6 +74,8 @@ def kmer_ids(bases:torch.Tensor, # (B, L) packed bases, uint8, padded with 5
             ) -> tuple: # ids (B, T) int64 and attention mask (B, T) bool, T = min(L, 660) // k
     "Token ids of packed barcodes, on their device (paper §2.2.2). Raises `ValueError` for another `k`."
     check_k(k)
+    if bases.ndim != 2 or bases.is_floating_point():
+        raise ValueError(f'bases {tuple(bases.shape)} {bases.dtype}: give packed barcodes (B, L), uint8')
     B, T = len(bases), min(bases.shape[1], MAX_LENGTH) // k
     if offset is None:
         kmers = bases[:, :T * k]

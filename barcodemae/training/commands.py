@@ -52,6 +52,8 @@ def train(
     device=None, # auto (a GPU where there is one), cpu, cuda, cuda:1, mps; by settings.ini when absent
 ) -> dict: # as `evaluate`, or the record of the run where nothing is labelled
     "Pretrain an encoder on barcodes, labelled or not, and evaluate it. Raises `InputError`."
+    if not isinstance(settings or {}, dict):
+        raise InputError('no settings', record=f'settings {settings!r}', fix='give a dictionary: name, value')
     changes = {name: _value(value) for name, value in (settings or {}).items()}
     if dataset:
         changes['dataset'] = str(dataset)

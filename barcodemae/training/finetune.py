@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
+from ..arguments import Range
 from ..compute import Compute
 from ..core import InputError, atomic_path, read_json
 from ..data.align import align_to_gene
@@ -26,7 +27,7 @@ from ..model.cpu_layers import use_cpu_kernels
 from ..model.mae import BarcodeEncoder, BarcodeMAEForPreTraining, predict_masked, random_masking
 from ..model.sequence import load_encoder
 from ..model.tokenizer import FIRST_KMER, kmer_ids
-from .config import LoopConfig, check_loop, check_settings
+from .config import LOOP_RANGES, LoopConfig
 from .loop import run_or_resume
 from .trainer import Objective, Trainer
 
@@ -46,6 +47,12 @@ class FinetuneConfig(LoopConfig):
     ranks: list = field(default_factory=lambda: ['genus', 'species']) # one head each
     frozen: bool = False              # do only the heads learn?
     masked: float = 0.                # weight of predicting masked k-mers; above 0 the heads read [CLS]
+    ranges = LOOP_RANGES | dict(masked=Range(0))
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.ranks or not all(isinstance(rank, str) for rank in self.ranks):
+            raise InputError('no ranks', record=f'ranks {self.ranks!r}', fix="give a list of them: ['genus']")
 
 # %% ../../nbs/training/finetune.ipynb #6d39654a
 class _Heads(nn.Module): # an encoder and a linear head for each rank
@@ -318,7 +325,4 @@ def finetune(config:FinetuneConfig, # settings of the run
 
     Paper appendix B.1. The encoder of the best validation is in `best`. Raises `InputError` where `train` has
     no labels, and where the folder holds another run."""
-    check_settings(config, check_loop)
-    if isinstance(config.ranks, str):
-        raise InputError(f'ranks {config.ranks!r}', fix='give a list of ranks')
     return run_or_resume(Finetuning, config, store, run_dir, compute, watch=watch)

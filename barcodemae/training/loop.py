@@ -6,13 +6,14 @@
 __all__ = ['budget_in_steps', 'Run', 'run_or_resume']
 
 # %% ../../nbs/training/loop.ipynb #33d2e05f
-import time
+import math, time
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from fastcore.basics import patch
 from ..compute import Compute, machine_record, probe_compute, wait_for
-from ..core import progress, read_json
+from ..arguments import check_fields
+from ..core import TrainingDiverged, progress, read_json
 from ..data.store import BarcodeStore
 from .config import LoopConfig, with_new_names
 from .run_folder import RunFolder
@@ -113,6 +114,34 @@ def write(self:Run,
     if self.watch:
         self.watch(self.folder.history)
 
+# %% ../../nbs/training/loop.ipynb #9d1e0002
+def _raise_diverged(folder, record):
+    best = record['best']
+    there = f"best has the encoder of step {best['step']}" if best else 'no encoder was saved before'
+    message = f"training diverged ({record['diverged']} after step {record['steps']}); {there}"
+    fix = f"give a learning_rate below {record['learning_rate']}, and another folder"
+    raise TrainingDiverged(message, file=folder, fix=fix)
+
+@patch
+def check_finite(self:Run,
+    **values # name -> number that training has just given
+):
+    "Close the run and raise `TrainingDiverged` where one of them is not finite."
+    wrong = ', '.join(f'{name} {value}' for name, value in values.items() if not math.isfinite(value))
+    if wrong:
+        more = self.objective.record(self) if self.state['best'] else {}
+        record = self.record() | more | dict(diverged=wrong, steps=self.state['step'])
+        self.folder.finish(record)
+        _raise_diverged(self.folder.path, record)
+
+# %% ../../nbs/training/loop.ipynb #9d1e0005
+@patch
+def check_weights(self:Run):
+    "As `check_finite`, for all weights of the model."
+    tensors = [t for t in self.trainer.bare_model.state_dict().values() if t.is_floating_point()]
+    finite = torch.stack([t.isfinite().all() for t in tensors]).all().item()
+    self.check_finite(weights=0. if finite else math.nan)
+
 # %% ../../nbs/training/loop.ipynb #eb23acff
 @patch
 def validate_and_save_best(self:Run):
@@ -120,9 +149,11 @@ def validate_and_save_best(self:Run):
     start, state = time.perf_counter(), self.state
     wait_for(self.compute.device)
     state['seconds'] += time.perf_counter() - start
+    self.check_weights()
     values = self.objective.validate(self.trainer)
     if self.probe:
         values |= self.probe(self.trainer.encoder)
+    self.check_finite(**{name: value for name, value in values.items() if name.endswith('loss')})
     self.trainer.model.train()
     self.write(**values)
     merit = values[self.select] if self.select else self.objective.merit(values)
@@ -205,6 +236,7 @@ def run(self:Run) -> dict: # the record
             line = self.timed_step(due)
             bar.update(size)
             if due:
+                self.check_finite(loss=line['loss'])
                 self.log_line(line, bar)
                 self.keep_to_time()
                 bar.total = state['steps'] * size
@@ -233,26 +265,33 @@ def _checkpoint_due(self:Run, line): # clocks of processes are compared when a l
 @patch
 def _checkpoint(self:Run):
     total, = self.trainer.mean_over_processes(self.total)
+    self.check_finite(loss=total)
     self.folder.save_checkpoint(self.trainer.accelerator, self.state | dict(total=total))
     self.saved = time.perf_counter()
 
 # %% ../../nbs/training/loop.ipynb #c6212c2a
 @patch
+def record(self:Run) -> dict: # of the run as it is now
+    "What all records tell."
+    trainer, state, store = self.trainer, self.state, self.objective.store
+    def size(module): return sum(p.numel() for p in module.parameters())
+    return dict(self.folder.config, dataset=store.name, simulated=store.simulated, steps=state['steps'],
+                best=state['best'], seconds_training=state['seconds'],
+                barcodes_seen=state['step'] * trainer.batches.size,
+                barcodes_per_second=self.pace * trainer.batches.size or None,
+                parameters=size(trainer.bare_model), encoder_parameters=size(trainer.encoder),
+                compute=self.compute.name, machine=machine_record())
+
+@patch
 def finish(self:Run) -> dict: # the record
     "Save the last encoder and close the record."
-    folder, trainer, state, store = self.folder, self.trainer, self.state, self.objective.store
+    folder, trainer = self.folder, self.trainer
+    self.check_weights()
     folder.save_encoder('last', trainer.encoder)
     if not (folder.path/'best').exists():
         folder.save_encoder('best', trainer.encoder)
         self.objective.save_best(self)
-    def size(module): return sum(p.numel() for p in module.parameters())
-    record = dict(folder.config, dataset=store.name, simulated=store.simulated, steps=state['steps'],
-                  best=state['best'], seconds_training=state['seconds'],
-                  barcodes_seen=state['steps'] * trainer.batches.size,
-                  barcodes_per_second=self.pace * trainer.batches.size or None,
-                  parameters=size(trainer.bare_model), encoder_parameters=size(trainer.encoder),
-                  compute=self.compute.name, machine=machine_record())
-    folder.finish(record | self.objective.record(self))
+    folder.finish(self.record() | self.objective.record(self))
     trainer.accelerator.wait_for_everyone()
     return read_json(folder.path/'record.json')
 
@@ -264,10 +303,15 @@ def run_or_resume(make_objective, # (config, store) -> `Objective`
                   compute:Compute=None, # device and precision, by probing when absent
                   **options # probe, select, watch, as in `Run`
                  ) -> dict: # the record, as in record.json
-    "Train, resume a run that was stopped, or return the record of a finished one."
+    """Train, resume a run that was stopped, or return the record of a finished one.
+    Raises `InputError` for settings that make no sense, `TrainingDiverged` where the loss is not finite."""
+    check_fields(config)
     compute = compute or probe_compute()
     PartialState(cpu=compute.device.type == 'cpu') # meet the other processes, if any
     done = RunFolder(run_dir, config).path/'record.json'
     if done.exists():
-        return with_new_names(read_json(done))
+        record = with_new_names(read_json(done))
+        if 'diverged' in record:
+            _raise_diverged(done.parent, record)
+        return record
     return Run(make_objective(config, store), run_dir, compute, **options).run()

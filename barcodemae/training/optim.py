@@ -10,6 +10,7 @@ from collections import defaultdict
 import torch
 from fastcore.basics import patch
 from torch import nn
+from ..core import InputError
 
 # %% ../../nbs/training/optim.ipynb #029a4037
 def orthogonalise(updates:torch.Tensor, # (n, rows, columns)
@@ -82,6 +83,8 @@ def make_optimizers(model:nn.Module, # with parts `head...` and embeddings named
                     dtype=None # precision of Muon's products
                    ) -> list: # of optimisers
     "The optimisers of a run, each for its share of the parameters (paper appendix B.1)."
+    if name not in OPTIMIZERS:
+        raise InputError('no such optimizer', record=name, fix=f"choose one of {', '.join(OPTIMIZERS)}")
     named = list(model.named_parameters())
     maps = [p for n, p in named if name == 'muon' and _for_muon(n, p)]
     rest = [p for n, p in named if not (name == 'muon' and _for_muon(n, p))]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
+from ..arguments import Range
 from ..core import InputError, write_json
 from ..evaluation.report import read_results
 from ..settings import find_dataset, load_settings
@@ -88,7 +89,7 @@ def _settings(cell, preset, dataset): # label of the model, and settings of `Tra
 def _safe(text): return re.sub(r'[^\w.-]+', '-', str(text)) # as part of a path
 
 def _folder_name(label, settings, preset): # of a run of training
-    c = {**vars(TrainConfig()), **PRESETS[preset], **settings}
+    c = vars(TrainConfig(**{'preset': preset, **PRESETS[preset], **settings})) # refuses what makes no sense
     parts = [label, f"enc{c['layers']}-{c['heads']}"]
     if c['variant'] in ('mae', 'mae_with_mask'):
         parts.append(f"dec{c['decoder_layers']}-{c['decoder_heads']}")
@@ -358,7 +359,8 @@ def main(arguments:list=None # of the command line, the process's own when absen
                 print(f'{job_state(job, print):8} {job.name}')
             return
         slots = devices()
-        if a.workers:
+        if a.workers is not None:
+            Range(1, whole=True).check('workers', a.workers)
             slots = (slots * a.workers)[:a.workers]
         found = Sweep(jobs, settings.root/'nbs', slots).run()
     except InputError as e:
