@@ -366,6 +366,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'barcodemae.data.names._not_placeholder': ( 'data/names.html#_not_placeholder',
                                                                                    'barcodemae/data/names.py'),
                                        'barcodemae.data.names._parents': ('data/names.html#_parents', 'barcodemae/data/names.py'),
+                                       'barcodemae.data.names._pass': ('data/names.html#_pass', 'barcodemae/data/names.py'),
                                        'barcodemae.data.names._prefix': ('data/names.html#_prefix', 'barcodemae/data/names.py'),
                                        'barcodemae.data.names._quotes': ('data/names.html#_quotes', 'barcodemae/data/names.py'),
                                        'barcodemae.data.names._steps': ('data/names.html#_steps', 'barcodemae/data/names.py'),
