@@ -54,7 +54,8 @@ def job_config(part, job):
     small = dict(hidden_size=32, layers=2, heads=2, decoder_hidden_size=32, decoder_layers=2, decoder_heads=2,
                  batch_size=32, log_steps=2)
     batch = part.size(full, small)['batch_size']
-    rest = dict(steps=-(-(job['passes'] or batch) // batch), validations=2 if job['group'] == 'search' else 10)
+    looks = 2 if job['group'] == 'search' else 10
+    rest = dict(steps=-(-(job['passes'] or batch) // batch), validations=looks)
     return part.config('gpu', full, small, variant=job['variant'], seed=job['seed'], checkpoint_minutes=60,
                        learning_rate=job.get('rate'), **rest, **job['changes'])
 
@@ -98,7 +99,7 @@ class Worker:
     "A process of `work` and what it does now."
     def __init__(self, part):
         command = [sys.executable, __file__, part.work, part.out, part.left, part.compute.dtype]
-        few = dict(OMP_NUM_THREADS='2', TORCHINDUCTOR_COMPILE_THREADS='3') # cores are shared by all
+        few = dict(OMP_NUM_THREADS='1', TORCHINDUCTOR_COMPILE_THREADS='3') # cores are shared by all
         self.process = subprocess.Popen(list(map(str, command)), stdin=subprocess.PIPE, text=True,
                                         env=os.environ | few)
         self.job = None

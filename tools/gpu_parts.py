@@ -1,7 +1,7 @@
 """One part of gpu_kit.py, in a process of its own: python gpu_parts.py PART WORK OUT SECONDS
 
-PART: smoke, speed, train, long or order. WORK holds the unpacked store; OUT takes PART.json, written after each
-finding, and the encoders that come back."""
+PART: smoke, speed, train, long or order. WORK holds the unpacked store; OUT takes PART.json, written after
+each finding, and the encoders that come back."""
 import sys, time
 START = time.time() # imports take seconds, too
 from gpu_checks import Part, smoke, speed
