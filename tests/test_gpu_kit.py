@@ -94,6 +94,16 @@ def test_results_of_two_machines_are_not_mixed(tmp_path):
     with pytest.raises(SystemExit, match='no results in'): kit.collect([tmp_path], tmp_path/'kept.json')
 
 
+def test_of_the_order_the_last_layer_is_kept(tmp_path):
+    rows = [dict(layer=i, whitened=w, query='val_unseen', hits='01') for i in range(4) for w in (False, True)]
+    run = dict(name='1M-mae-0', curve=[dict(step=0), dict(step=9)], last=rows, untrained=rows)
+    found = dict(machine=dict(gpu='A'), whole=True, rates=dict(mae=3e-3), runs={'1M-mae-0': run})
+    (tmp_path/'order.json').write_text(json.dumps(found))
+    kit.collect([tmp_path], tmp_path/'kept.json')
+    order = json.loads((tmp_path/'kept.json').read_text())['order']
+    assert order == found | dict(runs={'1M-mae-0': run | dict(last=rows[-2:], untrained=rows[-2:])})
+
+
 def test_packing_tells_what_does_not_come_with_the_project(tmp_path, monkeypatch):
     monkeypatch.setenv('BARCODEMAE_COI_MINI', str(tmp_path/'nowhere.csv'))
     with pytest.raises(InputError, match='do not come with the project.*--data mine.csv'):

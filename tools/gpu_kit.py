@@ -122,7 +122,7 @@ def collect(folders, kept=None):
             if other := {machine(r) for r in results.values() if 'machine' in r} - {machine(new)}:
                 sys.exit(f'gpu-kit: {kept} is of {other.pop()}, {folder} of {machine(new)}. '
                          'Fix: --to another file')
-            results[part] = joined(results.get(part, {}), new)
+            results[part] = joined(results.get(part, {}), of_last_layer(new) if part == 'order' else new)
             if not new.get('whole'): print(f'{folder/part}.json: the part did not come to its end')
         place = settings.checkpoints/'gpu'/new.get('dataset', BOTH)
         for first in folder.glob('*-0.safetensors'):
@@ -135,6 +135,13 @@ def collect(folders, kept=None):
 
 
 def machine(found): return found['machine']['gpu'] or found['machine']['cpu']
+
+
+def of_last_layer(found):
+    "Findings of `order` without what its notebook does not show: how layers below the last one do."
+    def last(rows): return [r for r in rows if r['layer'] == max(r['layer'] for r in rows)]
+    def brief(run): return run | {k: last(run[k]) for k in ('last', 'lowest_loss', 'untrained') if k in run}
+    return found | dict(runs={name: brief(run) for name, run in found['runs'].items()})
 
 
 def joined(old, new):
