@@ -38,7 +38,7 @@ def test_a_part_that_fails_or_hangs_leaves_the_others_their_time(tmp_path):
     done = run(tmp_path, '--parts', 'smoke=20', 'speed=2', 'train=30', 'long')
     assert done.returncode == 1 and 'gpu-kit: not whole: smoke, speed' in done.stderr
     seconds = lambda part: json.loads((tmp_path/'out'/f'{part}.json').read_text())['seconds']
-    found = {p: seconds(p) for p in kit.PARTS} # all wrote what they had
+    found = {p: seconds(p) for p in kit.USUAL} # all wrote what they had
     spare = 'what smoke left over went to speed, and no further'
     assert found['train'] > 24 and found['long'] > kit.PARTS['long'] - 6, spare
     again = run(tmp_path, '--parts', 'train=5')
@@ -50,7 +50,8 @@ def test_a_part_that_fails_or_hangs_leaves_the_others_their_time(tmp_path):
 def test_unknown_part_is_told(tmp_path):
     shutil.copy(TOOLS/'gpu_kit.py', tmp_path)
     done = run(tmp_path, '--parts', 'trian')
-    assert done.returncode == 2 and 'no such part: trian; there are smoke, speed, train, long' in done.stderr
+    told = 'no such part: trian; there are smoke, speed, train, long, order'
+    assert done.returncode == 2 and told in done.stderr
 
 
 @pytest.mark.parametrize('limit', [10**9, 20_000])
@@ -93,6 +94,16 @@ def test_results_of_two_machines_are_not_mixed(tmp_path):
     with pytest.raises(SystemExit, match='no results in'): kit.collect([tmp_path], tmp_path/'kept.json')
 
 
+def test_of_the_order_the_last_layer_is_kept(tmp_path):
+    rows = [dict(layer=i, whitened=w, query='val_unseen', hits='01') for i in range(4) for w in (False, True)]
+    run = dict(name='1M-mae-0', curve=[dict(step=0), dict(step=9)], last=rows, untrained=rows)
+    found = dict(machine=dict(gpu='A'), whole=True, rates=dict(mae=3e-3), runs={'1M-mae-0': run})
+    (tmp_path/'order.json').write_text(json.dumps(found))
+    kit.collect([tmp_path], tmp_path/'kept.json')
+    order = json.loads((tmp_path/'kept.json').read_text())['order']
+    assert order == found | dict(runs={'1M-mae-0': run | dict(last=rows[-2:], untrained=rows[-2:])})
+
+
 def test_packing_tells_what_does_not_come_with_the_project(tmp_path, monkeypatch):
     monkeypatch.setenv('BARCODEMAE_COI_MINI', str(tmp_path/'nowhere.csv'))
     with pytest.raises(InputError, match='do not come with the project.*--data mine.csv'):
@@ -100,3 +111,58 @@ def test_packing_tells_what_does_not_come_with_the_project(tmp_path, monkeypatch
     (tmp_path/'mine').mkdir()
     with pytest.raises(InputError, match='holds something else'): kit.pack(tmp_path/'mine', ['demo'])
     assert sorted(p.name for p in tmp_path.iterdir()) == ['mine']
+
+
+@pytest.fixture
+def orders(monkeypatch):
+    "The module gpu_order, without processes."
+    monkeypatch.syspath_prepend(TOOLS)
+    module = importlib.import_module('gpu_order')
+    class Worker:
+        def __init__(self, part): self.job, self.process = None, type('', (), dict(poll=lambda self: None))()
+        def give(self, job): self.job = job
+    monkeypatch.setattr(module, 'Worker', Worker)
+    return module
+
+
+def scheduled(orders, tmp_path, seconds, pace, before=None):
+    "Runs that a schedule lets take place, in order, each done at once; searches find the middle rate best."
+    import time
+    part = type('', (), {})()
+    part.work, part.end, part.size, part.found = tmp_path, time.time() + seconds, lambda full, small: full, {}
+    part.config = lambda preset, full, small, **both: make_config(preset, dataset='demo', **full | both)
+    schedule, order = orders.Schedule(part, before or {}), []
+    schedule.write, schedule.pace = lambda: None, pace
+    for _ in range(60):
+        for worker in (w for w in schedule.workers if w.job):
+            job = worker.job
+            rows = [dict(layer=3, accuracy=50. + (job['rate'] == 3e-3))]
+            found = dict(job, last=rows, lowest_loss=rows, seconds=1.)
+            (schedule.place/f"{job['name']}.json").write_text(json.dumps(found))
+            order.append(job)
+        schedule.tend()
+    return schedule, order
+
+
+def test_runs_of_a_group_are_equally_long_and_their_rates_searched(orders, tmp_path):
+    schedule, order = scheduled(orders, tmp_path, 10**6, 1e5)
+    assert len(order) == len({j['name'] for j in order}) == sum(map(len, orders.groups_of(schedule.part)))
+    assert [j['group'] for j in order[:9]] == ['search'] * 9 and not schedule.skipped
+    assert {j['rate'] for j in order[9:]} == {3e-3} and {j['rate'] for j in order[:9]} == set(orders.RATES)
+    for group in {j['group'] for j in order}:
+        runs = [j for j in order if j['group'] == group]
+        assert len({j['passes'] for j in runs}) == 1 and len({json.dumps(j['changes']) for j in runs}) == 1
+        assert {v: sum(j['variant'] == v for j in runs) for v in orders.VARIANTS} == dict.fromkeys(
+            orders.VARIANTS, len(runs) // 3)
+
+
+def test_what_does_not_fit_is_left_out_whole(orders, tmp_path):
+    schedule, order = scheduled(orders, tmp_path, 300, 3e4)
+    groups = [j['group'] for j in order]
+    assert groups.count('1M') == 9 and len(schedule.skipped) > 0
+    assert all(groups.count(g) % 3 == 0 for g in groups)
+    kept = dict(runs=schedule.runs, rates=schedule.rates)
+    (tmp_path/'again').mkdir()
+    second, more = scheduled(orders, tmp_path/'again', 10**6, 1e5, kept)
+    assert not {j['name'] for j in more} & set(schedule.runs) and not second.skipped
+    assert len(second.runs) == len(order) + len(more)

@@ -4,23 +4,25 @@
         --data mine.csv                         your own barcodes in place of coi_mini and coi_wild
     python gpu-kit/gpu_kit.py run OUT           smoke, speed, train, long; each writes its result at once
         --parts speed train=240                 some of them, with other seconds
+        --parts order                           the paper's order of variants: rates, seeds, lengths, 4-mers
         --device cpu --seconds 120              the same on a CPU, with models small enough for that
     python tools/gpu_kit.py collect OUT ...     encoders into checkpoints/gpu/DATASET, results into
         --to FILE                               one file, runs/gpu_results.json where not given
 
-OUT gets smoke.json, speed.json, train.json and long.json, and the encoders mae and long as .safetensors.
+OUT gets PART.json for each part, and the encoders mae, long and long-VARIANT-0 as .safetensors.
 The folder needs Python with PyTorch, transformers, accelerate, safetensors, NumPy, SciPy, scikit-learn and
 tqdm, and no network."""
 import argparse, json, os, shutil, subprocess, sys, tarfile, tempfile, time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PARTS = dict(smoke=100, speed=100, train=215, long=120) # seconds at most; what a part leaves goes to the next
+PARTS = dict(smoke=100, speed=100, train=215, long=120, order=570) # seconds at most; the next gets a rest
+USUAL = ('smoke', 'speed', 'train', 'long') # parts of a run where none are named
 SOURCES = ('coi_mini', 'coi_wild') # data sets, side by side in one folder; labels are those of the first
 BOTH, STORE = 'coi_wild_mini', 'store' # what they are called together; the folder of the packed data
 NEEDED = ('torch', 'transformers', 'accelerate', 'safetensors', 'numpy', 'scipy', 'sklearn', 'tqdm')
 WHEELS = ('fastcore',) # that a machine with the packages above lacks
-FILES = ('gpu_kit.py', 'gpu_parts.py', 'gpu_checks.py', 'gpu_training.py')
+FILES = ('gpu_kit.py', 'gpu_parts.py', 'gpu_checks.py', 'gpu_training.py', 'gpu_order.py')
 SHARD = 15 * 2**20 # bytes of a file of weights, at most
 
 
@@ -87,7 +89,8 @@ def run(out, parts, seconds, device): # parts: name -> seconds
     with tarfile.open(data) as t: t.extractall(work, filter='data')
     paths = [HERE, *(HERE/'wheels').glob('*.whl')] # pure Python is imported from where it is packed
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, paths)), BARCODEMAE_DEVICE=device,
-               TORCHINDUCTOR_CACHE_DIR=str(work/'inductor'), PYTHONUNBUFFERED='1', TQDM_DISABLE='1')
+               PYTHONUNBUFFERED='1', TQDM_DISABLE='1')
+    env.setdefault('TORCHINDUCTOR_CACHE_DIR', str(work/'inductor'))
     for i, part in enumerate(parts):
         left = end - time.time() - scale * sum(list(parts.values())[i + 1:])
         print(f'gpu-kit: {part}, {left:.0f} s at most', flush=True)
@@ -119,7 +122,7 @@ def collect(folders, kept=None):
             if other := {machine(r) for r in results.values() if 'machine' in r} - {machine(new)}:
                 sys.exit(f'gpu-kit: {kept} is of {other.pop()}, {folder} of {machine(new)}. '
                          'Fix: --to another file')
-            results[part] = joined(results.get(part, {}), new)
+            results[part] = joined(results.get(part, {}), of_last_layer(new) if part == 'order' else new)
             if not new.get('whole'): print(f'{folder/part}.json: the part did not come to its end')
         place = settings.checkpoints/'gpu'/new.get('dataset', BOTH)
         for first in folder.glob('*-0.safetensors'):
@@ -132,6 +135,13 @@ def collect(folders, kept=None):
 
 
 def machine(found): return found['machine']['gpu'] or found['machine']['cpu']
+
+
+def of_last_layer(found):
+    "Findings of `order` without what its notebook does not show: how layers below the last one do."
+    def last(rows): return [r for r in rows if r['layer'] == max(r['layer'] for r in rows)]
+    def brief(run): return run | {k: last(run[k]) for k in ('last', 'lowest_loss', 'untrained') if k in run}
+    return found | dict(runs={name: brief(run) for name, run in found['runs'].items()})
 
 
 def joined(old, new):
@@ -203,7 +213,8 @@ def main():
     collecting.add_argument('folders', nargs='+', help='what `run` wrote')
     collecting.add_argument('--to', help='file of results; runs/gpu_results.json where not given')
     running.add_argument('out', help='folder for results and encoders')
-    running.add_argument('--parts', nargs='+', type=box, default=PARTS.items(), metavar='PART[=SECONDS]',
+    usual = [(name, PARTS[name]) for name in USUAL]
+    running.add_argument('--parts', nargs='+', type=box, default=usual, metavar='PART[=SECONDS]',
                          help=', '.join(f'{name}={seconds}' for name, seconds in PARTS.items()))
     running.add_argument('--seconds', type=float, help='for all of them together, shared out in proportion')
     running.add_argument('--device', default='cuda', help='cuda, cuda:1 or cpu')

@@ -17,13 +17,13 @@ QUERIES = ('val_unseen', 'test_unseen')
 
 # -- train: the paper's three variants, equally long ----------------------------------------------------
 
-def judge(encoder, store, compute, most=None, fit=4000):
+def judge(encoder, store, compute, most=None, fit=4000, queries=QUERIES):
     """Genus 1-NN of unseen species: accuracy and each barcode's hit, by layer, plain and whitened.
 
     The reference is `train`; whitening is fitted on `fit` pretraining barcodes; `most` of a partition serve
     to try it out."""
     def known(split): return (r := store.rows(split))[store.labels('genus', r) != ''][:most]
-    rows = {s: known(s) for s in ('train', *QUERIES) if s in store.splits}
+    rows = {s: known(s) for s in ('train', *queries) if s in store.splits}
     genus = {s: store.labels('genus', r) for s, r in rows.items()}
     rows['fit'] = np.sort(np.random.default_rng(0).permutation(pretraining_rows(store))[:fit])
     def layers(some): return embed(encoder, np.array(store.bases[some]), all_layers=True, compute=compute)
@@ -34,7 +34,7 @@ def judge(encoder, store, compute, most=None, fit=4000):
         mean, matrix = whitening(plain['fit'])
         white = {s: (x - mean) @ matrix for s, x in plain.items()}
         for whitened, x in ((False, plain), (True, white)):
-            for query in (q for q in QUERIES if q in rows):
+            for query in (q for q in queries if q in rows):
                 near = nearest(x[query], x['train'], device=compute.device)[0][:, 0]
                 row = hit_row(query, genus['train'][near] == genus[query])
                 found.append(dict(layer=layer, whitened=whitened) | row)
