@@ -13,11 +13,11 @@ from pathlib import Path
 import polars as pl
 from polars.io.plugins import register_io_source
 from ..core import InputError
-from .faults import Broken, Faults, as_text, record_name, with_context
+from .faults import Broken, Faults, as_text, record_name, visible, with_context
 from .files import open_source
 from .genbank import genbank_frames, is_genbank
 from .names import RANKS
-from .records import plain_sequence, recognise, visible
+from .records import plain_sequence, recognise
 from .styles import map_columns, read_headers
 from .tables import ROWS, ParquetTable, open_table
 from .text import peek
