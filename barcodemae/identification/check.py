@@ -56,18 +56,17 @@ def audit(
     suspects = find_suspects(reference.number, near)
     return Audit(reference, near, suspects, bins, kind, species, reference.bases[:])
 
-# %% ../../nbs/identification/check.ipynb #084c7b68
+# %% ../../nbs/identification/check.ipynb #5532b916
 def _percent(share): return f'{100 * share:.1f} %' if np.isfinite(share) else 'nothing'
 
 def _wrong_label(a): # names that are not those of the neighbours
     s, labels = a.suspects, a.reference.labels
     for i, rank, j, other, own, seen in zip(s.row, s.rank, s.nearest, s.other, s.own, s.seen):
         mine, theirs = labels[rank][int(i)], labels[rank][int(j)]
-        size = int((a.reference.number[rank] == a.reference.number[rank][i]).sum()) - 1
         same = a.near.different[i] <= other + .01
         n = Counter(labels[rank].gather(a.near.rows[i][same]).drop_nulls().to_list())
         far = f'{"" if seen else "over "}{_percent(own)} away'
-        detail = f'{rank} {mine}: the nearest of {size} others is {far}; {n[theirs]} of {sum(n.values())} '
+        detail = f'{rank} {mine}: its nearest other barcode is {far}; {n[theirs]} of {sum(n.values())} '
         detail += f'within {_percent(other + .01)} are {theirs}'
         yield int(i), detail, a.label(j)
 
