@@ -31,7 +31,7 @@ class InputError(ValueError):
 # %% ../nbs/00_core.ipynb #b8f19b45
 def _clear_leftovers(path, older_than=86400):
     "Remove what killed writers of `path` left, once it is a day old: younger files may still be written."
-    ours = lambda name: name.startswith(('.tmp-', '.old-')) and name.endswith(f'-{path.name}')
+    ours = lambda name: name.startswith(('.tmp-', '.old-')) and name.endswith(f'-{path.name[-50:]}')
     for old in [o for o in path.parent.iterdir() if ours(o.name)]:
         with suppress(FileNotFoundError): # another process may be faster
             if time.time() - old.stat().st_mtime > older_than:
@@ -53,7 +53,7 @@ def _flush(path):
 
 def _move_onto(temp, path):
     "Move `temp` onto `path`; a folder that stands there is moved aside, then removed."
-    old = path.with_name(f'.old-{uuid4().hex}-{path.name}')
+    old = path.with_name(f'.old-{uuid4().hex}-{path.name[-50:]}')
     while True: # again, where another process puts its own folder there in between
         try:
             os.replace(temp, path)
@@ -87,7 +87,8 @@ def atomic_path(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(path)
-    temp = path.with_name(f'.tmp-{uuid4().hex}-{path.name}') # process ids are not unique on a shared disk
+    unique = uuid4().hex # process ids are not unique on a shared disk
+    temp = path.with_name(f'.tmp-{unique}-{path.name[-50:]}') # names have 255 bytes at most
     try:
         yield temp
         _flush(temp)

@@ -9,6 +9,7 @@ import barcodemae
 from barcodemae import cli
 from barcodemae.cli import COMMANDS, GROUPS, has_main, parser
 from barcodemae.core import InputError
+from barcodemae.identification.formats import FORMS as FORMATS
 
 HEAVY = {'torch', 'polars', 'numpy', 'transformers', 'sklearn', 'fastcore'}
 FUNCTIONS = [name for name in COMMANDS if not has_main(name)]
@@ -148,7 +149,7 @@ def test_bash_completes(tmp_path):
         return subprocess.run(['bash', '-c', code], capture_output=True, text=True, check=True).stdout.split()
     assert offered('') == list(COMMANDS) and offered('ident') == ['identify']
     assert offered('identify', '--cut') == ['--cutoff'] and '--reference' in offered('identify', '-')
-    assert offered('identify', '--format', '') == ['tsv', 'json', 'parquet']
+    assert offered('identify', '--format', '') == list(FORMATS)
     assert offered('identify', 'mine') == []                            # bash offers files then
     with pytest.raises(barcodemae.InputError, match='no such shell'): cli.completion('cmd')
 

@@ -186,14 +186,32 @@ def test_formats_agree(world, capsys):
     for form in ('tsv', 'json', 'parquet'):
         assert run(world, *ASK, '-o', f'hits.{form}', '--format', form) == 0
     tsv = pl.read_csv(world['place']/'hits.tsv', separator='\t', infer_schema_length=None)
-    js = pl.DataFrame(json.loads((world['place']/'hits.json').read_text()))
     parquet = pl.read_parquet(world['place']/'hits.parquet')
+    js = pl.DataFrame(json.loads((world['place']/'hits.json').read_text()), schema=parquet.schema)
     tsv, js, parquet = (x.with_columns(pl.col(pl.String).fill_null('')) for x in (tsv, js, parquet))
     assert tsv.equals(parquet) and js.equals(parquet) and len(tsv) == 40 and set(NEEDED) <= set(tsv.columns)
     capsys.readouterr()
     assert run(world, *ASK) == 0 and capsys.readouterr().out == (world['place']/'hits.tsv').read_text()
     assert run(world, *ASK, '--format', 'parquet') == 1                        # not to a terminal
     assert not list(world['place'].glob('.*pieces'))
+
+def test_forms_of_other_programs_say_what_the_table_says(world):
+    for form in ('tsv', 'qiime2', 'sintax', 'dwc'):
+        assert run(world, *ASK, '-o', f'named.{form}', '--format', form) == 0
+    lines = {form: [line.split('\t') for line in (world['place']/f'named.{form}').read_text().splitlines()]
+             for form in ('tsv', 'qiime2', 'sintax', 'dwc')}
+    header, *rows = lines['tsv']
+    hits = [dict(zip(header, row)) for row in rows]
+    core = [dict(zip(lines['dwc'][0], row)) for row in lines['dwc'][1:]]
+    assert len(hits) == len(core) == len(lines['qiime2'][1:]) == len(lines['sintax']) == 40
+    for hit, occurrence, (name, taxon, sure), (id, every, strand, best) in zip(hits, core, lines['qiime2'][1:], lines['sintax']):
+        assert hit['query'] == occurrence['occurrenceID'] == name == id and hit['strand'] == strand
+        lowest = hit['taxon'].replace(' ', '_')
+        assert taxon.endswith(f"{hit['rank'][0]}__{lowest}") and best.endswith(f"{hit['rank'][0]}:{lowest}")
+        assert occurrence['scientificName'] == hit['taxon'] and sure == hit[f"{hit['rank']}_confidence"]
+        assert f"p:{hit['phylum']}(" in every
+    assert [o['DNA_sequence'] for o in core] == world['barcodes']
+    assert run(world, *ASK, '--format', 'sintax', '--hits', 3) == run(world, *ASK, '--keep-columns', '--hits', 3) == 1
 
 def test_compressed_standard_input_and_both_strands(world, monkeypatch):
     turned = ''.join(f'>q{i}\n{reverse_complement(b)}\n' for i, b in enumerate(world['barcodes']))

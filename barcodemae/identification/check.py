@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['SCHEMA', 'FULL', 'MANY_UNKNOWN', 'LONG', 'FAR', 'FINDINGS', 'Audit', 'audit', 'check']
 
-# %% ../../nbs/identification/check.ipynb #b0cf25f4
+# %% ../../nbs/identification/check.ipynb #c3f0a6e1
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
 import numpy as np, polars as pl
@@ -21,8 +20,9 @@ from .check_page import write_page
 from .computing import Computing, model_of
 from .flags import QueryBatch, count_stops
 from .intake import lowest_name
-from .output import no_folder, output_format, write_table
+from .formats import ending_of
 from .reference import Reference
+from .sink import check_format, check_output, is_stream, target_of, write_table
 from ..options import flat
 
 # %% ../../nbs/identification/check.ipynb #4746358e
@@ -181,21 +181,21 @@ def findings(self:Audit) -> pl.DataFrame: # columns `SCHEMA`
         rows.append((f'grade {grade}', '', name, f'{n} {records}, {bins} {kinds}: {GRADES[grade]}', ''))
     return pl.DataFrame(rows, schema=SCHEMA, orient='row')
 
-# %% ../../nbs/identification/check.ipynb #237fd2d7
-def _form(out, format): # is it a page? and the format of the table
-    if format == 'html' or not format and Path(out or '').suffix.lower() in ('.html', '.htm'):
-        if str(out or '-') == '-':
-            raise InputError('a page goes into a file', fix='name one with -o')
-        no_folder(out)
-        return True, None
-    return False, output_format(out, format)
+# %% ../../nbs/identification/check.ipynb #568cc799
+def _form(out, format, *sources): # is it a page? and the format of the table
+    if format != 'html' and (format or ending_of(out)[0] not in ('.html', '.htm')):
+        return False, check_format(out, format, sources=sources)
+    check_output(out, *sources)
+    if out is None or is_stream(out) or ending_of(out)[1]:
+        raise InputError('a page goes into a file', file=out, fix='name one with -o, as report.html')
+    return True, None
 
-# %% ../../nbs/identification/check.ipynb #02010cd5
+# %% ../../nbs/identification/check.ipynb #0a1dce11
 @flat
 def check(
     reference, # folder made by index
     out=None, # table or page to write (.html); when absent, the table goes to standard output
-    format:Literal['tsv', 'json', 'parquet', 'html']=None, # of the output; by the file's name when absent
+    format:Literal['tsv', 'csv', 'json', 'jsonl', 'parquet', 'xlsx', 'html']=None, # by the ending when absent
     *,
     computing:Computing, # options: model, device, threads, quiet
 ) -> pl.DataFrame: # None where `out` was written
@@ -206,10 +206,10 @@ def check(
     species, species without a barcode gap; a grade of each species from A to E (BAGS); the same id with
     another barcode; reversed, frame shifts, stop codons, short, long, unknown bases, far from all others.
     Columns of the table: finding, record, species, detail, other. Raises `InputError`."""
-    page, format = _form(out, format)
+    page, format = _form(out, format, reference)
     found = audit(Reference(reference, model_of(computing)), computing.quiet)
     if page:
-        return write_page(found, out)
+        return write_page(found, target_of(out))
     if out is None:
         return found.findings()
     write_table([found.findings().lazy()], out, format)

@@ -8,7 +8,7 @@ __all__ = ['OPTIONAL', 'fit', 'identify', 'embed', 'cluster', 'plot', 'doctor']
 # %% ../../nbs/identification/commands.ipynb #34b2a824
 import shutil, tempfile
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -16,18 +16,22 @@ import numpy as np, polars as pl, torch
 import barcodemae
 from ..compute import machine_record, probe_compute
 from ..core import InputError, atomic_path, progress, write_json
-from ..data.faults import Faults
+from ..data.faults import Faults, NothingRead
 from ..data.read import RANKS
 from ..data.store import load_dataset, need_splits
+
+# %% ../../nbs/identification/commands.ipynb #7b0c1d2e
 from .calibration import fit_identification
 from .classifier import Ask, Identifier
-from .cluster import group_barcodes
+from .cluster import check_grouping, group_barcodes
 from .computing import Computing, load_model, model_of
+from .formats import FORMS, ending_of, warn_of_ending
 from .indexing import index
 from .model import Model, save_model
-from .output import Job, Reading, no_folder, output_format, read_queries, warn_of
-from .output import write_answers, write_table
+from .output import Job, Reading, need_any, own_table, read_queries, warn_of
+from .output import write_answers
 from .reference import Reference
+from .sink import check_format, check_output, is_stream, target_of, write_table
 from ..options import flat
 from ..settings import load_settings
 
@@ -80,10 +84,20 @@ def _opened(reference, computing): # an open one, a folder, or one made of a fil
         with tempfile.TemporaryDirectory(prefix='barcodemae-') as folder:
             yield index(reference, Path(folder)/'reference', **asdict(computing))
 
-def _naming(identifier): # the `Job`
+def _naming(identifier, source): # the `Job`; source: what the reference is called
+    about = dict(reference=Path(source).name, program=f'barcodemae {barcodemae.__version__}')
     key = dict(barcodemae=barcodemae.__version__, reference=identifier.reference.content,
                ask=asdict(identifier.ask), fit=[identifier.ranking.tolist(), identifier.confidence])
-    return Job('identifying', identifier, identifier.columns, key)
+    holds = '' if identifier.ask.hits else 'names'
+    return Job('identifying', identifier, identifier.columns, key, holds, about)
+
+def _check_identify(out, ask, reading, sources): # what is wrong is told before the work
+    check_format(out, reading.format, '' if ask.hits else 'names', sources)
+    if ask.hits and reading.keep_columns:
+        raise InputError('hits are several rows a query', fix='leave --hits or --keep-columns out')
+
+def _place(source): # folder of an open reference or model; a name as it is
+    return getattr(source, 'folder', source)
 
 # %% ../../nbs/identification/commands.ipynb #6672bb8e
 @flat
@@ -93,7 +107,7 @@ def identify(
     out=None, # file to write; when absent, the answer goes to standard output, in Python a table comes back
     *,
     ask:Ask, # options: strand, expect_new, cutoff, hits
-    reading:Reading, # options: format, strict
+    reading:Reading, # options: format, strict, keep_columns
     computing:Computing, # options: model, device, threads, quiet
 ) -> pl.DataFrame: # None where `out` was written
     """Name each barcode from phylum to species, with confidence, and tell which are new.
@@ -105,9 +119,10 @@ def identify(
     animal COI, or has too few columns in common with any reference, has no name and a flag: short,
     off_target, few_common_sites. Sequences of up to 25,000 bases. A run that was killed resumes when a
     file is written. Raises `InputError`."""
-    output_format(out, reading.format) # wrong ones should be told before the work
+    _check_identify(out, ask, reading, (query, _place(reference), _place(computing.model)))
     with _opened(reference, computing) as known:
-        return write_answers(query, _naming(Identifier(known, ask)), out, reading, computing.quiet)
+        job = _naming(Identifier(known, ask), _place(reference))
+        return write_answers(query, job, out, reading, computing.quiet)
 
 # %% ../../nbs/identification/commands.ipynb #664e021e
 def _embedding(model, wide, strand): # the `Job`; wide: a column for each number
@@ -130,63 +145,97 @@ def embed(
     out=None, # file to write; when absent, the answer goes to standard output, in Python a table comes back
     strand:Literal['both', 'plus', 'minus']='both', # of the sequences; both: found for each of them
     *,
-    reading:Reading, # options: format, strict
+    reading:Reading, # options: format, strict, keep_columns
     computing:Computing, # options: model, device, threads, quiet
 ) -> pl.DataFrame: # None where `out` was written
     """Turn each barcode into a vector.
 
     Columns: query, strand and embedding, a vector of length 1; the cosine of two vectors says how related
-    they are. In TSV the vector is in columns 0, 1, ... Raises `InputError`."""
-    wide = output_format(out, reading.format) == 'tsv' and out is not None
+    they are. In TSV, CSV and Excel the vector is in columns 0, 1, ... Raises `InputError`."""
+    format = check_format(out, reading.format, sources=(query, _place(computing.model)))
+    wide = FORMS[format].flat and out is not None
     job = _embedding(model_of(computing), wide, strand)
     return write_answers(query, job, out, reading, computing.quiet)
 
 # %% ../../nbs/identification/commands.ipynb #6e18d535
-def _read_all(query, model, strand, strict, quiet): # ids, barcodes and `Placed` of all queries
+@dataclass
+class _AllQueries: # of one run, aligned with each other
+    names: list       # N str
+    barcodes: list    # N str
+    bases: np.ndarray # (N, 660) on the columns of the gene
+    minus: np.ndarray # (N,) bool: were they on the other strand?
+
+def _read_all(query, model, strand, strict, quiet): # `_AllQueries`
     names, barcodes, faults = [], [], Faults(strict)
     with progress(desc='reading', unit='B', quiet=quiet) as bar:
         for some, more in read_queries(query, faults, done=lambda n: bar.update(n - bar.n)):
             names += some
             barcodes += more
+    need_any(faults, query)
     if not names:
-        file = query if isinstance(query, (str, Path)) else None
-        fix = faults.report() or 'give FASTA, FASTQ or a table'
-        raise InputError('no barcode that can be read', file=file, fix=fix)
+        raise NothingRead('no barcode to work on', fix='give at least one')
     warn_of(faults)
-    return names, barcodes, model.align_with_gaps(barcodes, together=True, strand=strand)
+    first = {}
+    back = [first.setdefault(b, len(first)) for b in barcodes]
+    placed = model.align_with_gaps(list(first), together=True, strand=strand)
+    return _AllQueries(names, barcodes, placed.bases[back], placed.minus[back])
 
 # %% ../../nbs/identification/commands.ipynb #ba2f2278
 @flat
 def cluster(
     query, # FASTA, FASTQ or table, compressed or not; - is standard input; in Python also list or dict of str
     out=None, # file to write; when absent, the answer goes to standard output, in Python a table comes back
-    number:int=None, # exactly N groups
+    number:int=None, # exactly N groups; at most as many as there are different barcodes
     distance:float=2.2, # without a number: percent at which barcodes that belong together differ at most
     strand:Literal['both', 'plus', 'minus']='both', # of the sequences; both: found for each of them
     *,
-    reading:Reading, # options: format, strict
+    reading:Reading, # options: format, strict, keep_columns
     computing:Computing, # options: model, device, threads, quiet
 ) -> pl.DataFrame: # None where `out` was written
     """Sort barcodes into species-like groups, without a reference.
 
     Columns: query, cluster (1 is the largest), size, strand. Barcodes are compared that have 200 columns
-    in common, or four fifths of the longer one. Raises `InputError`."""
-    model, format = model_of(computing), output_format(out, reading.format)
-    names, _, placed = _read_all(query, model, strand, reading.strict, computing.quiet)
-    group, size = group_barcodes(model, placed.bases, number, distance)
-    columns = dict(query=names, cluster=group, size=size, strand=np.where(placed.minus, '-', '+'))
+    in common, or four fifths of the longer one; both strands and gaps are looked at. Raises `InputError`."""
+    check_grouping(number, distance)
+    format = check_format(out, reading.format, 'clusters', (query, _place(computing.model)))
+    model = model_of(computing)
+    found = _read_all(query, model, strand, reading.strict, computing.quiet)
+    groups = group_barcodes(model, found.bases, number, distance)
+    table = _group_table(query, found, groups, format, reading)
+    return _write_groups(table, out, format, _grouping(query, number, distance))
+
+# %% ../../nbs/identification/commands.ipynb #1e4958bc
+def _grouping(query, number, distance): # what a species partition tells
+    file = isinstance(query, (str, Path)) and str(query) != '-'
+    method = f"{number} groups by Ward's method" if number else f'single linkage at {distance} %'
+    return dict(project=Path(query).name.split('.')[0] if file else None, method=method)
+
+def _group_table(query, found, groups, format, reading):
+    group, size = groups
+    strand = np.where(found.minus, '-', '+')
+    table = pl.DataFrame(dict(query=found.names, cluster=group, size=size, strand=strand))
+    return own_table(query, table, format) if reading.keep_columns else table
+
+def _write_groups(table, out, format, about): # None where `out` was written
     if out is None:
-        return pl.DataFrame(columns)
-    write_table([pl.LazyFrame(columns)], out, format)
+        return table
+    warn_of_ending(out, format)
+    write_table([table.lazy()], out, format, about)
 
 # %% ../../nbs/identification/commands.ipynb #152cd411
-def _colours(names, barcodes, placed, model, identifier): # {rank: (N,) names}, or {'cluster': ...}
+def _colours(found, model, identifier): # {rank: (N,) names}, or {'cluster': ...}
     if identifier is None:
-        group = group_barcodes(model, placed.bases)[0].astype(str)
+        group = group_barcodes(model, found.bases)[0].astype(str)
         return dict(cluster=np.char.add('cluster ', group))
-    found = identifier(names, barcodes)
-    return {rank: found[rank].to_numpy().astype(str) for rank in reversed(RANKS) if rank in found.columns}
+    named = identifier(found.names, found.barcodes)
+    return {rank: named[rank].to_numpy().astype(str) for rank in reversed(RANKS) if rank in named.columns}
 
+def _check_map(out, *sources): # a page that a browser opens
+    check_output(out, *sources)
+    if is_stream(out) or ending_of(out) not in (('.html', None), ('.htm', None)):
+        raise InputError('a map is a page for the browser', file=out, fix='name a file that ends in .html')
+
+# %% ../../nbs/identification/commands.ipynb #e5d8fe2c
 def _need_plot():
     for package in ('plotly', 'openTSNE'):
         if not find_spec(package):
@@ -217,19 +266,19 @@ def plot(
     "Draw a map of barcodes as one HTML file. Raises `InputError`."
     from barcodemae.evaluation.interactive import MapOptions, write_map
     _need_plot()
-    no_folder(out)
+    _check_map(out, query, _place(reference), _place(computing.model))
     with _opened(reference, computing) if reference else nullcontext() as known:
         model = known.model if known else model_of(computing)
-        names, barcodes, placed = _read_all(query, model, strand, strict, computing.quiet)
-        taxa = _colours(names, barcodes, placed, model, known and Identifier(known, Ask(strand)))
-        vectors = model.vectors(placed.bases)
-    if len(names) < 5:
-        raise InputError(f'a map of {len(names)} barcodes', fix='give at least five')
+        found = _read_all(query, model, strand, strict, computing.quiet)
+        if len(found.names) < 5:
+            raise InputError(f'a map of {len(found.names)} barcodes', fix='give at least five')
+        taxa = _colours(found, model, known and Identifier(known, Ask(strand)))
+        vectors = model.vectors(found.bases)
     options = MapOptions(**_map_text(query, reference))
-    write_map(out, _map_of(vectors), dict(query=names) | taxa, options)
+    write_map(target_of(out), _map_of(vectors), dict(query=found.names) | taxa, options)
 
 # %% ../../nbs/identification/commands.ipynb #5208d18c
-OPTIONAL = ('plotly', 'openTSNE', 'umap', 'faiss', 'onnxruntime', 'papermill')
+OPTIONAL = ('plotly', 'openTSNE', 'umap', 'faiss', 'onnxruntime', 'papermill', 'xlsxwriter')
 
 def doctor() -> dict: # what: value
     "Tell what machine, precision, model, data sets and programs there are."

@@ -127,7 +127,7 @@ def _index(sources, out, which, labelling, computing):
     _warn_of_few(made)
     return made
 
-# %% ../../nbs/identification/indexing.ipynb #371157f1
+# %% ../../nbs/identification/indexing.ipynb #529d373e
 def _make(sources, out, which, labelling, computing): # the `Reference`, its counts, `LabelReport`
     report = LabelReport(Faults(labelling.strict))
     model, source = model_of(computing), sources[0] if len(sources) == 1 else sources
@@ -136,7 +136,11 @@ def _make(sources, out, which, labelling, computing): # the `Reference`, its cou
     said = dict(desc=f'indexing {_name_of(sources)}', unit='B', quiet=computing.quiet)
     with progress(total=_bytes(sources), **said) as bar:
         adding = Adding(labelling, report, command, lambda n: bar.update(n - bar.n))
-        made, counts = make_reference(source, out, model, which.splits, which.strand, adding=adding)
+        try:
+            made, counts = make_reference(source, out, model, which.splits, which.strand, adding=adding)
+        except InputError:
+            warn_of(report.faults)
+            raise
     return made, counts, report
 
 # %% ../../nbs/identification/indexing.ipynb #1830a6cc

@@ -121,23 +121,22 @@ def consensus_pool(self:Model):
 @patch
 def align_with_gaps(self:Model,
     barcodes:list, # N str of A, C, G, T, N, of any length
-    together:bool=False, # are they relatives of each other? Otherwise the consensus is the only one
+    together:bool=False, # are they relatives of each other too? Otherwise the consensus is the only one
     strand:str='both', # or plus, minus: the other one is not tried
 ) -> Placed: # columns, strand, score, frame shifts of N barcodes
     "Barcodes aligned to the gene, with gaps where they need them. Raises `InputError` for an unknown strand."
     placed, turn = place(barcodes, self.consensus, strand), strand == 'both'
     if not len(placed):
         return placed
+    realign(self.columns, placed, self.consensus_pool, turn=turn)
     if together:
         realign(self.columns, placed, self.pool_of(placed), own=np.arange(len(placed)), turn=turn)
-    else:
-        realign(self.columns, placed, self.consensus_pool, turn=turn)
     return placed
 
 @patch
 def align(self:Model,
     barcodes:list, # N str of A, C, G, T, N, of any length, on either strand
-    together:bool=False, # are they relatives of each other?
+    together:bool=False, # are they relatives of each other too?
 ) -> np.ndarray: # (N, 660) uint8: A 0, C 1, G 2, T 3, unknown 4, outside 5
     "The columns of `align_with_gaps`."
     return self.align_with_gaps(barcodes, together).bases

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np, polars as pl
 from fastcore.basics import patch
 from ..core import InputError
+from ..data.faults import NothingRead
 from ..data.labelled import LabelReport, Labelling, read_labelled
 from ..data.place import place
 from ..data.read import RANKS
@@ -217,6 +218,8 @@ def _nothing_wanted(intake, source, folder): # the `InputError` for a source tha
         return None
     counts = intake.counts
     n = counts['unlabelled'] + counts['short'] + counts[OFF_GENE]
+    if not n:
+        return NothingRead('no record could be read', file=source, fix='give FASTA or a table of barcodes')
     return InputError(f'no barcode with a name among {n} records', file=source, fix='give a table with '
         'columns such as genus and species, or FASTA with ;tax=g:...,s:... in its headers')
 
