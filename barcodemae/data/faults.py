@@ -17,18 +17,20 @@ FAULTS = { # kind -> fix
     'empty file': 'check the step that wrote it',
     'truncated file': 'it was cut short on its way here: fetch it again',
     'damaged file': 'it was changed on its way here: fetch it again',
-    'binary data': 'give text: FASTA, FASTQ, CSV or TSV; save "Unicode" text of Windows as UTF-8',
+    'binary data': 'give text: FASTA, FASTQ, CSV or TSV',
     'text before the first record': 'begin each record with > and its id',
+    'joined records': 'begin the line of each header with >',
     'broken FASTQ': 'give each record four lines: @ and id, sequence, +, qualities',
     'quality length': 'give each base one quality; fetch the file again',
+    'ragged row': 'give each row as many fields as the header, and quote those that hold the separator',
     'no id': 'give each record an id of its own',
     'empty record': 'put the sequence below its id, or remove the record',
     'not ASCII': 'type the sequence again, or export it as plain text',
-    'not DNA': 'give nucleotide sequences, not protein; IUPAC codes, U and gaps (- and .) are fine',
+    'not DNA': 'give nucleotide sequences, not protein; IUPAC codes, U and gaps (- . ? ~) are fine',
     'too long': f'cut the barcode region out of it: at most {LONGEST:,} bases are read',
     'too short': f'at least {SHORTEST} unambiguous bases are needed',
     'repeated id': 'give each record an id of its own, or tell the answers apart by their order',
-    'odd id': 'give ids of at most 1,000 ASCII characters',
+    'odd id': 'give ids of at most 1,000 visible ASCII characters',
 }
 KEPT = ('repeated id', 'odd id') # the other kinds are skipped
 
@@ -80,11 +82,13 @@ class NothingRead(InputError):
 def as_text(
     raw:bytes, # as in a file
 ) -> str:
-    "Bytes as text: UTF-8, or else Latin-1."
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return raw.decode('latin-1')
+    "Bytes as text: UTF-8, or else Windows-1252, or else Latin-1, which takes any byte."
+    for encoding in ('utf-8', 'cp1252'):
+        try:
+            return raw.decode(encoding)
+        except UnicodeDecodeError:
+            pass
+    return raw.decode('latin-1')
 
 def record_name(
     n:int, # number of the record, from 1
@@ -92,6 +96,10 @@ def record_name(
 ) -> str:
     "What a message calls a record: 'record 4 (FIN3)'."
     return f'record {n}' + (f" ({''.join(c if c.isprintable() else '?' for c in name[:40])})" if name else '')
+
+# %% ../../nbs/data/faults.ipynb #2bb51de5
+class NothingRead(InputError):
+    "Nothing in a file could be read: it is empty, or each of its records has a fault."
 
 # %% ../../nbs/data/faults.ipynb #d62d4a91
 class Broken(Exception):

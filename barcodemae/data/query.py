@@ -13,21 +13,23 @@ from .clean import Seen
 from .faults import LONGEST, SHORTEST, Broken, Faults, as_text, record_name, with_context
 from .files import open_source
 from .read import read_content, standardise
+from .records import WHITE, plain_sequence, visible
 
 # %% ../../nbs/data/query.ipynb #486e9ac2
 _CODES = bytes.maketrans(b'abcdefghijklmnopqrstuvwxyzU' + b'RYSWKMBDHV' + b'ryswkmbdhv' + b'-.' + b'u',
     b'ABCDEFGHIJKLMNOPQRSTUVWXYZT' + b'N'*22 + b'T') # later pairs override earlier ones
-_NOTHING = b' \t\n\r\v\f' # white space
 
 def clean_sequence(
     raw:bytes, # sequence as in the file
     lost:int=0, # how many more bytes of it were not kept
 ) -> tuple: # (barcode, None, None), or ('', kind of fault, detail)
     "One sequence of A, C, G, T, N, none of these at the ends, 60 unambiguous bases to 25,000; or its fault."
-    bases = raw.translate(_CODES, _NOTHING).rstrip(b'*')
+    bases = raw.translate(_CODES, WHITE)
+    if bases.translate(None, b'ACGTN'):
+        bases = plain_sequence(raw).translate(_CODES)
     if odd := bases.translate(None, b'ACGTN'):
         return '', *_odd(odd)
-    if not lost and not raw.strip(_NOTHING + b'-.*'):
+    if not lost and not raw.strip(WHITE + b'-.*?~'):
         return '', 'empty record', None
     bases = bases.strip(b'N')
     n, known = len(bases) + lost, len(bases) - bases.count(b'N')
@@ -51,18 +53,19 @@ def _odd(characters):
 _IDS = ('processid', 'dna_barcode')
 
 def _rows(frames, file):
-    "(id, sequence, 0, None) of each row that is not blank. `InputError` where the table cannot be read on."
+    "(id, sequence, 0, fault or None) of each row that is not blank. `InputError` where the table cannot be read on."
     n = 0
     with with_context(file, lambda: f'after row {n}' if n else None):
         for frame in frames:
-            for name, sequence in standardise(frame, _IDS).iter_rows():
+            for name, sequence, fault in standardise(frame, (*_IDS, 'fault')).iter_rows():
                 n += 1
-                if name or sequence:
-                    yield ' '.join((name or '').split()).encode(), (sequence or '').encode(), 0, None
+                if name or sequence or fault:
+                    fault = fault and ('ragged row', fault)
+                    yield ' '.join((name or '').split()).encode(), (sequence or '').encode(), 0, fault
 
 def _records(source):
     "(id, sequence, bytes left out of it, fault) of each record; id None where the fault is no record's."
-    records, frames = read_content(source, _IDS, repair=True)
+    records, frames = read_content(source, _IDS)
     if records is None:
         yield from _rows(frames, source.file)
     else:
@@ -77,8 +80,6 @@ def _judge(raw, sequence, lost, fault):
         return name, '', *fault
     if not name:
         return name, '', 'no id', None
-    if not name.isprintable():
-        return name, '', 'binary data', 'in its id'
     return name, *clean_sequence(sequence, lost)
 
 # %% ../../nbs/data/query.ipynb #cfb7bd31
@@ -96,14 +97,25 @@ def _good(records, file, faults):
             if kind:
                 faults.add(kind, file, record_name(n, name), detail)
             else:
-                if len(name) > 1000 or not name.isascii():
+                if len(name) > 1000 or not name.isascii() or not name.isprintable():
                     faults.add('odd id', file, record_name(n, name))
-                yield name[:1000], barcode
+                    name = visible(name[:1000])
+                yield name, barcode
     except Broken as e:
         faults.add(e.args[0], file, f'after {record_name(n, name)}' if n else 'at its beginning', e.args[1])
     else:
         if not n and not other:
             faults.add('empty file', file)
+
+# %% ../../nbs/data/query.ipynb #aab32017
+def _good_of_all(source, faults):
+    "(id, barcode) of what can be used in each part of a file."
+    parts = source.parts()
+    while True:
+        with with_context(source.file, lambda: None):
+            if (part := next(parts, None)) is None:
+                return
+        yield from _good(_records(part), part.file, faults)
 
 # %% ../../nbs/data/query.ipynb #711523b2
 def _count(names, seen, file, faults):
@@ -127,7 +139,7 @@ def read_sequences(
         raise ValueError(f'batch {batch}, skip {skip}')
     counted, seen = faults if faults is not None else Faults(), Seen()
     with open_source(source, salvage=True) as opened:
-        good = _good(_records(opened), opened.file, counted)
+        good = _good_of_all(opened, counted)
         while pairs := list(islice(good, batch*-(-4096//batch))): # at least 4096: `Seen` is faster then
             names, barcodes = map(list, zip(*pairs))
             _count(names, seen, opened.file, counted)
