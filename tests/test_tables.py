@@ -42,6 +42,8 @@ table = st.lists(st.fixed_dictionaries({'species': notes, 'dna_barcode': barcode
     st.sampled_from(['\n', '\r\n', '\r']), st.sampled_from(['utf-8', 'utf-8-sig', 'latin-1']),
     st.permutations(['processid', 'note', 'species', 'dna_barcode']), st.data())
 def test_the_same_rows_however_written(rows, sep, quoting, end, encoding, columns, data):
+    if sep == '\t': # in TSV, what is a row by its number of fields is one
+        rows = [{k: v.replace('\t', ' ') for k, v in row.items()} for row in rows]
     rows = [{'processid': f'P{i}', **row} for i, row in enumerate(rows)]
     columns = list(columns) + data.draw(st.lists(st.sampled_from(columns), max_size=1)) # one of them twice
     text = written(rows, columns, delimiter=sep, quoting=quoting, lineterminator='\n')
@@ -76,6 +78,19 @@ def test_what_is_not_read_is_counted(rows, block):
     own = {f'P{i}': barcode for i, (barcode, _) in enumerate(rows)}
     assert all(own.get(name, barcode) == barcode for name, _, barcode in got)
     assert len(got) + sum(faults.counts.values()) >= len(rows)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(marked, st.sampled_from(['ACGT'*6, 'ACGT', 'MFINRW', '']), marked), min_size=1, max_size=12),
+    st.integers(60, 400))
+def test_rows_of_tsv_are_read_or_counted(rows, block):
+    "Whatever is wrong with their sequences, too."
+    lines = ['processid\tnote\tdna_barcode\tplace']
+    lines += ['\t'.join([f'P{i}', *row]) for i, row in enumerate(rows)]
+    got, faults = read('\n'.join(lines).encode(), block)
+    assert [(name, s) for name, _, s in got] == [(f'P{i}', r[1]) for i, r in enumerate(rows)
+        if not set(r[1]) - set('ACGT') and r[1]]
+    assert len(got) + sum(faults.counts.values()) == len(rows)
 
 
 def test_marks_of_bold():
