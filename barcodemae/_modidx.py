@@ -1319,6 +1319,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'barcodemae/identification/indexing.py'),
                                                     'barcodemae.identification.indexing._command': ( 'identification/indexing.html#_command',
                                                                                                      'barcodemae/identification/indexing.py'),
+                                                    'barcodemae.identification.indexing._counted': ( 'identification/indexing.html#_counted',
+                                                                                                     'barcodemae/identification/indexing.py'),
                                                     'barcodemae.identification.indexing._ids': ( 'identification/indexing.html#_ids',
                                                                                                  'barcodemae/identification/indexing.py'),
                                                     'barcodemae.identification.indexing._ids_of_lines': ( 'identification/indexing.html#_ids_of_lines',

@@ -6,15 +6,16 @@ not used is told."""
 # %% auto #0
 __all__ = ['FEW_SPECIES', 'FEW_BARCODES', 'report_lines', 'Which', 'index']
 
-# %% ../../nbs/identification/indexing.ipynb #bd50f738
+# %% ../../nbs/identification/indexing.ipynb #b704b986
 import csv, shlex, stat, sys, warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 from ..core import InputError, progress
 from ..data.faults import Faults, as_text
-from ..data.files import STDIN, as_stream, open_source, recognise
+from ..data.files import STDIN, open_source
 from ..data.labelled import LabelReport, Labelling, read_labelled
+from ..data.records import recognise
 from .calibration import reference_calibration
 from .computing import Computing, model_of
 from .intake import COUNTED, lowest_name
@@ -43,9 +44,13 @@ def _name_of(sources): # for messages
     first = STDIN if sources[0] == '-' else sources[0].name
     return first + (f' and {len(sources) - 1} more' if len(sources) > 1 else '')
 
-# %% ../../nbs/identification/indexing.ipynb #e421acbf
+# %% ../../nbs/identification/indexing.ipynb #2fd9b641
 def _such_as(examples): # of texts
     return f" (such as {', '.join(examples)})" if examples else ''
+
+_UNNAMED = dict(unlabelled='records have a header in no style that is known',
+                looked_up='records have their names from the taxonomy',
+                not_found='records are not in the taxonomy')
 
 def report_lines(
     reference:Reference, # that was made
@@ -59,7 +64,14 @@ def report_lines(
         pairs = [f'{before} -> {after}' for before, after in report.names.examples.get(what, ())]
         lines.append(f'names changed: {what}, {n:,}{_such_as(pairs[:2])}')
     lines += [f'left out: {n:,} records of the marker {marker}' for marker, n in report.markers.items()]
-    examples = reference.examples
+    for what, said in _UNNAMED.items():
+        if n := getattr(report, what):
+            lines.append(f'{n:,} {said}{_such_as(report.examples.get(what))}')
+    return lines + _counted(reference, counts)
+
+# %% ../../nbs/identification/indexing.ipynb #8ab9ced5
+def _counted(reference, counts): # lines about the records
+    lines, examples = [], reference.examples
     if counts['replaced']:
         lines.append(f"labels of {counts['replaced']:,} records replaced{_such_as(examples.get('replaced'))}")
     if counts['repeated ids']:
@@ -143,16 +155,20 @@ def _make(sources, out, which, labelling, computing): # the `Reference`, its cou
             raise
     return made, counts, report
 
-# %% ../../nbs/identification/indexing.ipynb #1830a6cc
+# %% ../../nbs/identification/indexing.ipynb #04a6e0d9
 _ID_COLUMNS = ('processid', 'record', 'id', 'seqid', 'feature id')
 
 def _ids(source): # of the records in a file
+    found = []
     with open_source(source) as opened:
-        records, pieces = recognise(opened.pieces)
-        if pieces is not None:
-            return _ids_of_lines(as_text(as_stream(iter(pieces)).read()).splitlines())
-        if source == '-' or not source.is_file(): # a pipe cannot be read twice: headers up to a blank
-            return [as_text(head).split(None, 1)[0] for head, *_ in records if head]
+        for part in opened.parts():
+            records, pieces = recognise(part.pieces)
+            if pieces is not None:
+                found += _ids_of_lines(b''.join(pieces).decode('utf-8', 'replace').splitlines())
+            elif source == '-' or not source.is_file(): # a pipe cannot be read twice: headers up to a blank
+                found += [as_text(head).split(None, 1)[0] for head, *_ in records if head]
+    if found:
+        return found
     return [i for frame in read_labelled(source) for i in frame['processid']]
 
 def _ids_of_lines(lines): # of a table, or an id each
