@@ -13,8 +13,9 @@ __version__ = "0.1.0"
 
 # The front door: name -> module that has it, imported when the name is used (importing torch takes seconds).
 _FRONT_DOOR = dict(
-    index='identification.commands', identify='identification.commands', cluster='identification.commands',
-    embed='identification.commands', plot='identification.commands', load_model='identification.commands',
+    index='identification.indexing', check='identification.check', identify='identification.commands',
+    cluster='identification.commands', embed='identification.commands', plot='identification.commands',
+    load_model='identification.computing',
     Reference='identification.reference', Identifier='identification.classifier',
     load_dataset='data.store', train='training.commands', evaluate='training.commands', InputError='core')
 __all__ = ['__version__', *_FRONT_DOOR]

@@ -16,9 +16,10 @@ from .options import about_module, options_of
 # %% ../nbs/identification/cli.ipynb #6d65a61d
 GROUPS = { # what it is for -> {command: module, and function where it is not `main`}
     'Identify barcodes (first index a labelled reference, then identify)': dict(
-        index='identification.commands:index', identify='identification.commands:identify',
-        cluster='identification.commands:cluster', embed='identification.commands:embed',
-        plot='identification.commands:plot'),
+        index='identification.indexing:index', formats='data.styles:formats',
+        check='identification.check:check',
+        identify='identification.commands:identify', cluster='identification.commands:cluster',
+        embed='identification.commands:embed', plot='identification.commands:plot'),
     'Train an encoder (train, evaluate; fit makes it identify)': dict(
         train='training.commands:train', evaluate='training.commands:evaluate',
         finetune='training.commands:finetune', fit='identification.commands:fit',
