@@ -522,6 +522,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'barcodemae.data.names._steps': ('data/names.html#_steps', 'barcodemae/data/names.py'),
                                        'barcodemae.data.names._underscores': ('data/names.html#_underscores', 'barcodemae/data/names.py'),
                                        'barcodemae.data.names._united': ('data/names.html#_united', 'barcodemae/data/names.py'),
+                                       'barcodemae.data.names._with_hint': ('data/names.html#_with_hint', 'barcodemae/data/names.py'),
                                        'barcodemae.data.names._without_author': ( 'data/names.html#_without_author',
                                                                                   'barcodemae/data/names.py'),
                                        'barcodemae.data.names._without_below': ( 'data/names.html#_without_below',

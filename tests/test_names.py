@@ -173,9 +173,9 @@ def test_other_columns_rows_and_order_stay():
 
 # properties
 
-binomials = st.builds(lambda g, e: f'{g.capitalize()} {e}',
-    *[st.text(string.ascii_lowercase, min_size=4, max_size=12).filter(
-        lambda n: not any(t in n for t in ('sp', 'cf', 'no', 'un', 'nan', 'na', 'nu', 'in')))] * 2)
+stems = st.text(string.ascii_lowercase, min_size=2, max_size=10)
+binomials = st.builds(lambda g, e, end: f'{g.capitalize()}us {e}{end}', stems, stems,
+                      st.sampled_from(['us', 'ensis', 'ata', 'orum', '-album', 'ii']))
 DRESS = [
     lambda n: n, lambda n: n.replace(' ', '_'), lambda n: n.replace(' ', '\u00a0'), lambda n: f' {n}\t',
     lambda n: n.upper(), lambda n: n.lower(), lambda n: f's__{n}', lambda n: f'species:{n}', lambda n: f'"{n}"',

@@ -13,7 +13,7 @@ import polars as pl
 RANKS = ('phylum', 'class', 'order', 'family', 'subfamily', 'genus', 'species')
 LINEAGE = ('kingdom', *RANKS) # names of a taxon, from broad to narrow
 
-# %% ../../nbs/data/names.ipynb #bab8d1d0
+# %% ../../nbs/data/names.ipynb #f143ee15
 def _characters(x): # one blank between parts, one form of each character
     x = x.str.replace_all(r'</?\w+>|\p{Cf}|[†‡*]', '').str.replace_all('´', "'").str.normalize('NFKC')
     x = x.str.replace_all(r'[\u2010-\u2015\u2212]', '-').str.replace_all('[✕✖⨯]', '×')
@@ -23,7 +23,7 @@ def _characters(x): # one blank between parts, one form of each character
 def _quotes(x): return x.str.replace_all('["\'`‘’‚‛“”„‟«»‹›′″ʼʹ]', '').str.strip_chars(' ')
 def _underscores(x): return x.str.replace_all(' *_[_ ]*| {2,}', ' ').str.strip_chars(' ')
 
-# %% ../../nbs/data/names.ipynb #537133e6
+# %% ../../nbs/data/names.ipynb #d93ec56e
 _U, _L = '[A-ZÀ-ÖØ-Þ]', '[a-zß-öø-žœ\u0300-\u036f]' # upper, lower case of Latin, marks of accents
 _A = f'[{_U}{_L}]'
 
@@ -42,7 +42,7 @@ _NUMBER = r'(?i)[_ |]*[(\[{](?:tax\w*)?[ :=_]*\d+[)\]}]$|[_ |](?:tax(?:on)?_?id|
 def _without_number(x): return x.str.replace(_NUMBER, '')
 def _without_number_above(x): return x.str.replace(rf'{_NUMBER}|[_ |]\d+$', '') # no epithet can end so
 
-# %% ../../nbs/data/names.ipynb #fc9a35bc
+# %% ../../nbs/data/names.ipynb #b1babe5d
 def _not_filled(rank): # null where a name was made of one of another rank
     others = '|'.join(letter for other, letter in _LETTER.items() if other != rank)
     named = '|'.join(r for r in _NAMED.split('|') if r != rank)
@@ -53,7 +53,7 @@ def _not_filled(rank): # null where a name was made of one of another rank
     own = rf'^(?:f__)?family_{_A}+idae_' if rank == 'family' else '^$' # a family of its own
     return lambda x: pl.when(~x.str.contains(found) | x.str.contains(own)).then(x)
 
-# %% ../../nbs/data/names.ipynb #f400ddc9
+# %% ../../nbs/data/names.ipynb #b3a63fa3
 _WHOLE = ('none', 'null', 'nil', 'na', 'n/?a', r'n\.a', 'nan', 'nd', r'n\.d', 'undef', 'others?', 'misc',
     'empty', 'missing', 'blank', 'void', 'root', 'tba', 'tbd', 'dummy', 'taxon', 'species', 'genus', 'spp?',
     'unnamed', 'no.?(?:data|match|hits?|name|id|rank|blast.?hit|taxonomy)', 'cellular.organisms',
@@ -68,7 +68,7 @@ def _not_placeholder(x): # null for a placeholder
     none = rf'(?i)^[^{_A}\d]*(?:{whole})[^{_A}\d]*$|(?:^|[^{_A}])(?:{part})(?:[^{_A}]|$)'
     return pl.when(~x.str.contains(none) & x.str.contains(r'\p{L}')).then(x)
 
-# %% ../../nbs/data/names.ipynb #5bca4da3
+# %% ../../nbs/data/names.ipynb #e69f6cf2
 _GENUS = rf'{_U}[{_L}]+(?:-{_A}[{_L}]+)?'
 _EPITHET = rf'(?:\d{{1,2}}-)?{_L}[{_L}-]*[{_L}]'
 _BINOMIAL = rf'(?:× )?{_GENUS} (?:× )?{_EPITHET}'
@@ -92,7 +92,7 @@ def _certain_above(x): # null for a name in doubt
     whole = rf'(?i)^(?:{"|".join(_OPEN)})$' # of open names, see below
     return pl.when(~x.str.contains(doubt) & ~x.str.contains(whole)).then(x)
 
-# %% ../../nbs/data/names.ipynb #e6eee44d
+# %% ../../nbs/data/names.ipynb #b8d4bc34
 _OPEN = ('sp', 'spp', 'spec', 'species', 'cf', 'cfr', 'conf', 'aff', 'nr', 'near', 'prope', 'gr', 'grp',
     'group', 'agg', 'aggr', 'aggregate', 'complex', 'cplx', 'indet', 'undet', 'ined', 'larvae?', 'pupae?',
     'malaise', 'hybrid', 'morpho(?:type|species)?', 'form', 'type', 'clade', 'lineage', 'gen', 'genus',
@@ -111,7 +111,7 @@ def _not_open(x): # null for an open name
     certain = ~x.str.contains('|'.join(_IN_DOUBT)) & (latin | ~x.str.contains('|'.join(_CODES)))
     return pl.when(certain).then(x)
 
-# %% ../../nbs/data/names.ipynb #76f657f1
+# %% ../../nbs/data/names.ipynb #ed6b2554
 def _all_upper(x): # AEDES AEGYPTI
     upper = ~x.str.contains(rf'{_L}') & x.str.contains(rf'{_U}{{2}}.* ')
     return pl.when(upper).then(x.str.to_lowercase()).otherwise(x)
@@ -136,7 +136,7 @@ def _without_subgenus(x):
     x = x.str.replace(rf'^\[({_A}+)\] ', '$1 ') # a genus that NCBI doubts
     return x.str.replace(rf'^({_GENUS}) (?:[(\[]{_A}[{_A}-]+\.?[)\]]|subg(?:en)?\.? {_A}+) ', '$1 ')
 
-# %% ../../nbs/data/names.ipynb #ee897cc6
+# %% ../../nbs/data/names.ipynb #e1b644da
 _BELOW = ('subsp|subspec|ssp|var|subvar|f|fo|forma|ab|natio|morph|cv|pv|bv|str|strain|isolate|voucher|'
     f'haplotype|clone|specimen|culture|breed|cultivar|biotype|race|serovar|genotype|from|det|cytochrome|'
     f'mitochondri{_A}+')
@@ -156,7 +156,7 @@ def _without_author(x):
     return x.str.replace(rf'^({_BINOMIAL})[^{_A}×-][^×]*$', '$1') \
         .str.replace(rf'^({_EPITHET})(?:,| \(?{_U})[^×]*$', '$1')
 
-# %% ../../nbs/data/names.ipynb #40ccae6b
+# %% ../../nbs/data/names.ipynb #77d5895f
 def _cross(x): # Aus bus (L.) × cus L. -> Aus bus × Aus cus
     genus, left = x.str.extract(rf'^({_GENUS})'), x.str.extract(rf'^({_GENUS} {_EPITHET})')
     right = x.str.extract(rf' × ({_GENUS} {_EPITHET})')
@@ -173,7 +173,7 @@ def _is_species(x): # else null
         _EPITHET, _SHORT[1:-1], rf'(?:{_NAMED})-\d+'
     return pl.when(x.str.contains(rf'^(?:{"|".join(kinds)})$')).then(x)
 
-# %% ../../nbs/data/names.ipynb #293dd93d
+# %% ../../nbs/data/names.ipynb #60b9dce5
 CHANGES = ('blanks and special characters', 'quotation marks removed', 'filled from another rank, no name',
     'rank prefix removed', 'taxonomy number removed', 'underscores', 'placeholder, no name',
     'name in doubt, no name', 'open name, no species', 'upper and lower case', 'sign of a hybrid',
@@ -197,7 +197,7 @@ def _steps(rank): # (what it is called, expression -> expression), in order
             ('open name, no species', _not_open), ('author and year removed', _without_author),
             ('sign of a hybrid', _cross), ('not the name of a species', _is_species)]
 
-# %% ../../nbs/data/names.ipynb #cbf1cb63
+# %% ../../nbs/data/names.ipynb #824fcfd3
 def _as_it_should_be(x, rank): # names that no step would change
     if rank != 'species':
         right = x.str.contains('^[A-Z][a-z]+$') & _not_placeholder(x).is_not_null()
@@ -205,7 +205,7 @@ def _as_it_should_be(x, rank): # names that no step would change
     doubt = x.str.contains('|'.join(_IN_DOUBT))
     return x.str.contains('^[A-Z][a-z]+ [a-z]{2,}$') & ~doubt & _not_placeholder(x).is_not_null()
 
-# %% ../../nbs/data/names.ipynb #bd6e4791
+# %% ../../nbs/data/names.ipynb #f2313be2
 PASSES = 6 # at most
 
 def _pass(table, rank): # before, after, done -> the same after all steps once
@@ -218,7 +218,7 @@ def _pass(table, rank): # before, after, done -> the same after all steps once
         table = table.select('before', new.alias('after'), done.otherwise('done').alias('done'), 'last')
     return table
 
-# %% ../../nbs/data/names.ipynb #7beef234
+# %% ../../nbs/data/names.ipynb #740476a0
 def _normal(names, rank): # Series, distinct -> frame: before, after, and what was done as bits of a number
     given = pl.when(pl.col('before').str.strip_chars() != '').then('before') # nothing is no name
     table, settled = names.to_frame('before').with_columns(given.alias('after'),
@@ -258,16 +258,20 @@ class NameReport:
                                                  for n in self.examples[change][0]))
         return [f'{self.counts[change]:,} {change} ({one(change)})' for change in order]
 
-# %% ../../nbs/data/names.ipynb #6c327bec
+# %% ../../nbs/data/names.ipynb #ce7b353c
 _ABOVE = r'(?:idae|inae|oidea|aceae|ales|ptera|formes|acea|poda|mycota)$' # ends of names above the genus
 
-def _genus_of_open(x): # Aedes of s__aedes_sp._3
-    x = _case(_underscores(_without_prefix('species')(_quotes(_characters(x)))))
+def _genus_of_open(names): # Series of open names -> Aedes of s__aedes_sp._3, null where none can be told
+    table = names.to_frame('x') # a step at a time: nested, each would be computed again and again
+    steps = _characters, _quotes, _without_prefix('species'), _underscores, _case
     terms, code = r'(?:n\.? ?)?(?:spp?|cf|aff|nr|near|prope|gr|group|agg|complex)\b', rf'{_A}*[\d{_U}]'
-    genus = x.str.extract(rf'^({_GENUS}) (?:(?:{_EPITHET}[ -])?(?:{terms}|{code})|{_EPITHET}[?/])')
-    genus = _not_placeholder(_case_above(genus))
-    return pl.when(~genus.str.contains(f'{_ABOVE}|{_IN_DOUBT[0]}')).then(genus)
+    genus = rf'^({_GENUS}) (?:(?:{_EPITHET}[ -])?(?:{terms}|{code})|{_EPITHET}[?/])'
+    for step in (*steps, lambda x: x.str.extract(genus), _case_above, _not_placeholder):
+        table = table.select(step(pl.col('x')).alias('x'))
+    above = pl.col('x').str.contains(f'{_ABOVE}|{_IN_DOUBT[0]}')
+    return table.select(pl.when(~above).then('x'))['x']
 
+# %% ../../nbs/data/names.ipynb #eb658ae4
 def _as_one(frame): # frame with genus, species, hint -> with new_genus, new_species
     g, s, above = pl.col('genus'), pl.col('species'), [pl.col(c) for c in LINEAGE[:-2] if c in frame.columns]
     unlike = lambda genus: ~pl.any_horizontal(pl.lit(False), *((genus == a).fill_null(False) for a in above))
@@ -282,7 +286,7 @@ def _as_one(frame): # frame with genus, species, hint -> with new_genus, new_spe
     hint = pl.when(unlike(pl.col('hint'))).then('hint')
     return frame.with_columns(pl.coalesce(g, told, hint).alias('new_genus'), told.alias('told'))
 
-# %% ../../nbs/data/names.ipynb #818f6c5b
+# %% ../../nbs/data/names.ipynb #7555e1f4
 def _genus_and_species(frame, report): # columns with these two agreed; done: bits
     frame = _as_one(frame)
     g, s, new_g, new_s = (pl.col(c) for c in ('genus', 'species', 'new_genus', 'new_species'))
@@ -301,7 +305,14 @@ def _genus_and_species(frame, report): # columns with these two agreed; done: bi
         frame = frame.with_columns(pl.when(where).then(pl.col('done') | bit).otherwise('done').alias('done'))
     return frame
 
-# %% ../../nbs/data/names.ipynb #3aebcbd3
+# %% ../../nbs/data/names.ipynb #edfd9c9c
+def _with_hint(table): # of species -> with the genus of each open name
+    is_open = table['done'] == 1 << CHANGES.index('open name, no species')
+    hint = _genus_of_open(table['before'].filter(is_open)).alias('hint')
+    known = table.filter(~is_open).with_columns(pl.lit(None, pl.String).alias('hint'))
+    return pl.concat([known, table.filter(is_open).with_columns(hint)])
+
+# %% ../../nbs/data/names.ipynb #8344c9c4
 def _columns(frame, report): # normal names, the species as it was, hint, and bits of what was done
     out, done = {}, pl.repeat(0, len(frame), dtype=pl.UInt32, eager=True)
     for rank in [r for r in LINEAGE if r in frame.columns]:
@@ -313,15 +324,13 @@ def _columns(frame, report): # normal names, the species as it was, hint, and bi
                 found = table.filter((pl.col('done') & pl.lit(1 << i, pl.UInt32)) != 0).head(3)
                 report.add(change, some=found.select('before', 'after').rows())
         if rank == 'species':
-            open_name = pl.col('done') == 1 << CHANGES.index('open name, no species')
-            hint = pl.when(open_name).then(_genus_of_open(pl.col('before')))
-            table = table.with_columns(hint.alias('hint'))
+            table = _with_hint(table)
         found = names.to_frame('before').join(table, on='before', how='left', maintain_order='left')
         out[rank], done = found['after'], done | found['done'].fill_null(0)
         out |= dict(raw=names, hint=found['hint']) if rank == 'species' else {}
     return pl.DataFrame({**out, 'done': done})
 
-# %% ../../nbs/data/names.ipynb #97c2a7bb
+# %% ../../nbs/data/names.ipynb #107450c4
 def normal_names(
     frame:pl.DataFrame, # columns of text, some of `LINEAGE` among them
     report:NameReport, # counts what is changed
@@ -339,7 +348,7 @@ def normal_names(
     found = found.with_columns(genus='new_genus', species='new_species')
     return frame.with_columns(found[rank] for rank in ranks)
 
-# %% ../../nbs/data/names.ipynb #d24036ad
+# %% ../../nbs/data/names.ipynb #d6d362db
 def _commonest(rows, by, value, name): # frame of the keys and the commonest value of each
     counts = rows.drop_nulls([*by, value]).group_by([*by, value]).len()
     counts = counts.sort('len', value, descending=[True, False]).unique(by, keep='first', maintain_order=True)
@@ -364,7 +373,7 @@ def _united(rows): # parents of one genus that share a species of one phylum get
             return rows
         rows = rows.with_columns(parent=new)
 
-# %% ../../nbs/data/names.ipynb #3b61d6f4
+# %% ../../nbs/data/names.ipynb #ed8dc35a
 def number_taxa(
     labels:pl.DataFrame, # of R records; columns of names, `rank` and ranks above it among them
     rank:str, # one of `LINEAGE`
