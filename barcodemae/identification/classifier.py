@@ -203,9 +203,9 @@ def ambiguous(self:Identifier,
     for rank in assigned: # the lowest rank at which they differ decides
         number, names = self.number[rank][found.rows], self.reference.names[rank]
         for i in np.flatnonzero(tied.sum(1) > 1):
-            several = np.unique(number[i][tied[i] & (number[i] >= 0)])
+            several = np.unique(names[number[i][tied[i] & (number[i] >= 0)]]) # homonyms once
             if len(several) > 1:
-                out[i] = '; '.join(names[several])
+                out[i] = '; '.join(several)
     return out
 
 # %% ../../nbs/identification/classifier.ipynb #8b519904

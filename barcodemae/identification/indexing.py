@@ -48,26 +48,13 @@ def _name_of(sources): # for messages
 def _such_as(examples): # of texts
     return f" (such as {', '.join(examples)})" if examples else ''
 
-_UNNAMED = dict(unlabelled='records have a header in no style that is known',
-                looked_up='records have their names from the taxonomy',
-                not_found='records are not in the taxonomy')
-
 def report_lines(
     reference:Reference, # that was made
     counts:dict, # {what of `COUNTED`: records}
     report:LabelReport, # what was found in the files
 ) -> list: # of str
     "What was read, changed, left out and added, a line each; nothing about what did not happen."
-    styles = ', '.join(f'{style} ({n:,})' for style, n in report.styles.items())
-    lines = [f'read as: {styles}'] if styles else []
-    for what, n in report.names.counts.items():
-        pairs = [f'{before} -> {after}' for before, after in report.names.examples.get(what, ())]
-        lines.append(f'names changed: {what}, {n:,}{_such_as(pairs[:2])}')
-    lines += [f'left out: {n:,} records of the marker {marker}' for marker, n in report.markers.items()]
-    for what, said in _UNNAMED.items():
-        if n := getattr(report, what):
-            lines.append(f'{n:,} {said}{_such_as(report.examples.get(what))}')
-    return lines + _counted(reference, counts)
+    return report.text() + report.names.text() + _counted(reference, counts)
 
 # %% ../../nbs/identification/indexing.ipynb #8ab9ced5
 def _counted(reference, counts): # lines about the records

@@ -16,7 +16,7 @@ from ..core import InputError
 from ..data.faults import NothingRead
 from ..data.labelled import LabelReport, Labelling, read_labelled
 from ..data.place import place
-from ..data.read import RANKS
+from ..data.names import RANKS, number_taxa
 from ..data.store import need_splits
 from ..embedding.columns import column_vectors
 from .gaps import Pool, kmer_index, realign
@@ -30,8 +30,8 @@ class Reference:
     """R labelled barcodes in a folder that `make_reference` makes.
 
     `bases` (R, 660) uint8, `vectors` (R, D) float16 and `bits` (R, 3, 3, 4) uint64: `Rows`, read as needed.
-    `labels`: polars frame of R rows, columns `LABELS`. `names[rank]`: the names of a rank, sorted;
-    `number[rank]`: (R,) int64, the index of each barcode's name, -1 for none.
+    `labels`: polars frame of R rows, columns `LABELS`. `names[rank]`: the names of a rank, sorted,
+    homonyms twice; `number[rank]`: (R,) int64, the index of each barcode's name, -1 for none.
     Raises `InputError` where there is no reference, or one that is unfinished, damaged or of another model
     or format; warns of an addition that was stopped."""
     def __init__(self,
@@ -75,12 +75,11 @@ def open(self:Reference):
         raise InputError('its parts have different lengths', file=self.folder, fix='index the file again')
     self.names, self.number, self._pool, self._matrix, self._groups = {}, {}, None, None, None
     for rank in RANKS:
-        known = self.labels[rank].drop_nulls().unique().sort()
-        if not len(known) and rank not in ('genus', 'species'):
-            continue
-        if len(known):
-            self.names[rank] = known.to_numpy().astype(str)
-        self.number[rank] = (self.labels[rank].rank('dense').cast(pl.Int64) - 1).fill_null(-1).to_numpy()
+        number, names = number_taxa(self.labels, rank)
+        if len(names) or rank in ('genus', 'species'):
+            self.number[rank] = number
+        if len(names):
+            self.names[rank] = names
     return self
 
 # %% ../../nbs/identification/reference.ipynb #6f2d8348
