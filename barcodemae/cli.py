@@ -100,6 +100,19 @@ def add_options(
 
 # %% ../nbs/identification/cli.ipynb #a87bdab1
 EXAMPLES = dict(
+    index="""  barcodemae index BOLD_Public.tsv.zip -o moths
+      the format is recognised and told; barcodemae formats shows a record of each of them:
+      bcdm, bold-table, coinr, crabs, sintax, midori2, rdp, unite, qiime, dada2, genbank, ...
+  barcodemae index reference.fasta --taxonomy taxonomy.tsv -o moths
+      FASTA with ids alone, and a table of their names (QIIME 2, mothur, COInr)
+  barcodemae index corrected.csv -o moths
+      adds what is new; records that are there take the new names
+  barcodemae index wrong.txt -o moths --remove""",
+    check="""  barcodemae check moths -o report.html
+      or a table: findings.tsv .csv .json .jsonl .parquet .xlsx""")
+
+# %% ../nbs/identification/cli.ipynb #e7a11b02
+EXAMPLES |= dict(
     identify="""  barcodemae identify mine.fasta --reference moths -o hits.csv
       the ending decides: .tsv .csv .json .jsonl .parquet .xlsx, compressed: hits.tsv.gz .xz .zst .bz2
       (.csv is for spreadsheets: an id that they would run, as =1+1, begins with ' there, in no other)
