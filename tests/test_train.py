@@ -127,7 +127,7 @@ def test_a_run_that_diverges_stops_and_keeps_its_last_good_encoder(store, tmp_pa
     kind = type('Kind', (Spoilt,), dict(what=what, value=value))
     config = make_config('demo', steps=12, checkpoint_steps=3, **TINY | dict(validations=4, log_steps=log_steps))
     for _ in range(2): # the same call again says the same
-        with pytest.raises(TrainingDiverged, match='best has the encoder of step 3.*Fix: .*learning_rate') as e:
+        with pytest.raises(TrainingDiverged, match='best has the encoder of step 3.*Fix: .*learning_rate'):
             run_or_resume(kind, config, store, tmp_path, CPU)
     record = json.loads((tmp_path/'record.json').read_text())
     assert record['diverged'] and record['best']['step'] == 3 and 6 <= record['steps'] <= 12

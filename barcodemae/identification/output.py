@@ -15,7 +15,8 @@ import polars as pl
 from fastcore.basics import patch
 from ..core import InputError, progress
 from ..data.faults import Faults, NothingRead
-from ..data.query import clean_sequence, read_sequences
+from ..data.counts import read_query
+from ..data.query import clean_sequence
 from .formats import FORMS, warn_of_ending
 from .pieces import open_pieces, piece_files, write_piece
 from .sink import check_format, is_stream, opened_stream, target_of, write_table
@@ -35,7 +36,7 @@ class Reading:
     keep_columns: bool = False # write the columns of the table that is asked too, before the answer's
 
 # %% ../../nbs/identification/output.ipynb #fb8e48a1
-def _in_memory(query, faults, batch, skip): # as `read_sequences`, from {id: sequence} or a list of sequences
+def _in_memory(query, faults, batch, skip): # as `read_query`, from {id: sequence} or a list of sequences
     good = []
     for name, sequence in query.items() if hasattr(query, 'items') else enumerate(query):
         if isinstance(sequence, bytes):
@@ -61,14 +62,14 @@ def read_queries(
     skip=0, # barcodes at the beginning that are not wanted again
     done=lambda n: None, # called with the number of bytes read so far
 ):
-    "Yield (ids, barcodes), lists of at most `batch` str. Raises `InputError` as `read_sequences` does."
+    "Yield (ids, barcodes), lists of at most `batch` str. Raises `InputError` as `read_query` does."
     if not isinstance(query, (str, Path)):
         if not hasattr(query, '__iter__'):
             raise InputError(f'no queries in {type(query).__name__}', fix='give a file, a list or a dict')
         return _in_memory(query, faults, batch, skip)
     if len(str(query)) > 200 and not set(str(query).upper()) - set('ACGTNU-'):
         raise InputError('this is a sequence, not a file', fix='give it in a list')
-    return read_sequences(query, faults, batch, done=done, skip=skip)
+    return read_query(query, faults, batch, done=done, skip=skip)
 
 # %% ../../nbs/identification/output.ipynb #9b0833cf
 def warn_of(
