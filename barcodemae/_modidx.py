@@ -687,6 +687,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'barcodemae.data.tables._sorted_rows': ( 'data/tables.html#_sorted_rows',
                                                                                  'barcodemae/data/tables.py'),
                                         'barcodemae.data.tables._wanted': ('data/tables.html#_wanted', 'barcodemae/data/tables.py'),
+                                        'barcodemae.data.tables._without_marks': ( 'data/tables.html#_without_marks',
+                                                                                   'barcodemae/data/tables.py'),
                                         'barcodemae.data.tables.open_table': ('data/tables.html#open_table', 'barcodemae/data/tables.py'),
                                         'barcodemae.data.tables.split_line': ('data/tables.html#split_line', 'barcodemae/data/tables.py')},
             'barcodemae.data.taxonomy': { 'barcodemae.data.taxonomy.Taxonomy': ( 'data/taxonomy.html#taxonomy',

@@ -54,7 +54,7 @@ def _odd(characters):
 _IDS = ('processid', 'dna_barcode')
 
 def _rows(frames, file):
-    "(id, sequence, 0, fault or None) of each row that is not blank. `InputError` where the table cannot be read on."
+    "(id, sequence, 0, fault or None) of each row that is not blank. `InputError` where it cannot be read on."
     n = 0
     with with_context(file, lambda: f'after row {n}' if n else None):
         for frame in frames:
