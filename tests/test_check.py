@@ -2,12 +2,13 @@
 import numpy as np, polars as pl, pytest
 from barcodemae import cli
 from barcodemae.data.noise import reverse_complement
+from barcodemae.data.labelled import Labelling
 from barcodemae.data.store import load_dataset
 from barcodemae.identification.audit import Near, exchange_names, find_near, find_suspects, species_table
 from barcodemae.identification.check import FINDINGS, SCHEMA, check
 from barcodemae.identification.check_page import SHOWN, draw_gap
 from barcodemae.identification.model import Model
-from barcodemae.identification.reference import make_reference
+from barcodemae.identification.reference import Adding, make_reference
 
 @pytest.fixture(scope='module')
 def frame(): # 200 barcodes of the demo
@@ -101,7 +102,7 @@ def test_one_barcode_and_names_without_species(frame, tmp_path):
 def test_the_command_writes_a_table_and_a_page(frame, tmp_path, capsys):
     odd = frame.with_columns(species=pl.when(pl.int_range(pl.len()) == 0).then(pl.lit('<script>x</script>')).otherwise('species'))
     odd.write_csv(tmp_path/'t.csv')
-    make_reference(tmp_path/'t.csv', tmp_path/'r', Model())
+    make_reference(tmp_path/'t.csv', tmp_path/'r', Model(), adding=Adding(Labelling(keep_names=True)))
     run = lambda *a: cli.main(['check', str(tmp_path/'r'), '--quiet', *map(str, a)])
     assert run('-o', tmp_path/'c.tsv') == 0 and run('-o', tmp_path/'c.html') == 0
     table = pl.read_csv(tmp_path/'c.tsv', separator='\t', infer_schema=False)

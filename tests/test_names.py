@@ -3,7 +3,8 @@ import string
 import numpy as np, polars as pl, pytest
 from hypothesis import given, settings, strategies as st
 from barcodemae.data import names as module
-from barcodemae.data.names import CHANGES, LINEAGE, NameReport, normal_names, number_taxa
+from barcodemae.data.homonyms import number_taxa
+from barcodemae.data.names import CHANGES, LINEAGE, NameReport, normal_names
 
 
 def species(*names, genus=None, report=None, **above): # -> normal names; one genus for all

@@ -89,7 +89,7 @@ def test_simulated_is_told_by_the_bin(tmp_path):
 
 
 def test_many_frames_are_one(tmp_path, monkeypatch):
-    monkeypatch.setattr('barcodemae.data.read.BLOCK', 1000)
+    monkeypatch.setattr('barcodemae.data.tables.BLOCK', 1000)
     (tmp_path/'t.csv').write_text('processid,genus,dna_barcode\n' + ''.join(f'P{i},G{i},{barcode(i)}\n'
         for i in range(50)))
     s = prepare(tmp_path/'t.csv', tmp_path/'s')
@@ -123,7 +123,7 @@ def broken(source, text):
     return source
 
 @pytest.mark.parametrize('text, record', [('P1,Aedes,train,,' + barcode(50) + '\n', 'P1'),
-    ('COX1,,train,,MFINRWLFSTNHKDIG\n', 'COX1')])
+    ('COX1,,train,,MFINRWLFSTNHKDIG\n', 'row 12 (COX1)')])
 def test_bad_data_leaves_nothing(source, tmp_path, text, record):
     with pytest.raises(InputError) as e: prepare(broken(source, text), tmp_path/'out'/'s')
     assert e.value.file == source and e.value.record == record and e.value.fix

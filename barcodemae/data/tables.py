@@ -163,6 +163,7 @@ def _easy(lines, shape):
     n = outside.str.count_matches(shape.sep, literal=True)
     return (whole & (n == len(shape.names) - 1)).to_numpy().copy()
 
+# %% ../../nbs/data/tables.ipynb #c86e9a20
 def _without_marks(column):
     whole, value = r'^"(?:[^"]|"")*"$', pl.col(column)
     inner = value.str.slice(1, value.str.len_chars() - 2).str.replace_all('""', '"', literal=True)

@@ -16,7 +16,8 @@ from ..core import InputError
 from ..data.faults import NothingRead
 from ..data.labelled import LabelReport, Labelling, read_labelled
 from ..data.place import place
-from ..data.names import RANKS, number_taxa
+from ..data.homonyms import number_taxa
+from ..data.names import RANKS
 from ..data.store import need_splits
 from ..embedding.columns import column_vectors
 from .gaps import Pool, kmer_index, realign
