@@ -107,19 +107,20 @@ NAMES = pl.DataFrame(dict(query=['a', 'b\t"', 'c'], best_hit=['R1', 'R2', ''], i
     species=['Nova ficta', 'Alba; (x)', ''], species_confidence=[.994, .2, None],
     taxon=['Nova ficta', 'Arthropoda', ''], rank=['species', 'phylum', ''],
     ambiguous=['', 'Alba; Nova', ''], flags=['', 'short', 'off_target'], sequence=['ACGT', 'AAAA', 'CCCC']))
+ANIMALS = dict(kingdoms={'Arthropoda': 'Animalia'})
 
 
 def test_qiime2(tmp_path):
-    header, *rows = cells(written(tmp_path/'taxonomy.tsv', 'qiime2', NAMES), '\t')
+    header, *rows = cells(written(tmp_path/'taxonomy.tsv', 'qiime2', NAMES, ANIMALS), '\t')
     assert header == ['Feature ID', 'Taxon', 'Confidence']
     assert rows == [['a', 'k__Animalia; p__Arthropoda; c__; o__; f__Noctuidae; g__; s__Nova_ficta', '0.994'],
                     ['b "', 'k__Animalia; p__Arthropoda', '0.95'], ['c', 'Unassigned', '']]
-    fungi = NAMES.with_columns(kingdom=pl.Series(['Fungi', '', '']))
-    assert cells(written(tmp_path/'fungi', 'qiime2', fungi), '\t')[1][1].startswith('k__Fungi; p__')
+    untold = cells(written(tmp_path/'untold', 'qiime2', NAMES), '\t') # by a reference without kingdoms
+    assert untold[1][1].startswith('k__; p__Arthropoda')
 
 
 def test_sintax(tmp_path):
-    rows = cells(written(tmp_path/'hits.sintax', 'sintax', NAMES), '\t')
+    rows = cells(written(tmp_path/'hits.sintax', 'sintax', NAMES, ANIMALS), '\t')
     assert rows[0] == ['a', 'k:Animalia(1.00),p:Arthropoda(1.00),f:Noctuidae(1.00),s:Nova_ficta(0.99)', '+',
                        'k:Animalia,p:Arthropoda,f:Noctuidae,s:Nova_ficta']
     assert rows[1] == ['b "', 'k:Animalia(0.95),p:Arthropoda(0.95),s:Alba_x_(0.20)', '-', 'k:Animalia,p:Arthropoda']

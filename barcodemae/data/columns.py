@@ -43,7 +43,7 @@ def plain_name(
 
 # %% ../../nbs/data/columns.ipynb #769373cd
 _TABLES = (
-    Style('bcdm', 'BOLD today (BCDM): TSV or Parquet, also in the zip it comes in', 'table',
+    Style('bcdm', 'BOLD v5 (BCDM): TSV or Parquet, also in the zip it comes in', 'table',
           'processid\tbin_uri\tkingdom\tphylum\t...\tspecies\tmarker_code\tnuc',
           columns=('processid', 'nuc', 'markercode')),
     Style('bold-table', 'BOLD v3 and v4: TSV', 'table',
@@ -90,8 +90,10 @@ def _by_name(names, rows): # -> {our column: position}
     found = {column: at[name] for column, known in _SYNONYMS.items()
              if (name := next((k for k in known if k in at), None))}
     taxa = [row[i] for row in rows if (i := found.get('taxonomy', len(row))) < len(row)]
-    if taxa and not any(_LINEAGE_TEXT.search(t or '') for t in taxa):
-        del found['taxonomy'] # a single name
+    if taxa and not any(_LINEAGE_TEXT.search(t or '') for t in taxa): # a single name
+        at_taxon = found.pop('taxonomy')
+        if any(re.match(r'\W*[A-Z][a-z-]+[ _][a-z]', t or '') for t in taxa):
+            found.setdefault('species', at_taxon)
     if found.get('taxonomy', -1) == found.get('taxon'):
         found.pop('taxon', None)
     if 'processid' not in found and names and not plain_name(names[0]):

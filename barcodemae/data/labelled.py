@@ -32,7 +32,7 @@ class LabelReport:
     names: NameReport = field(default_factory=NameReport) # names that were changed
     styles: dict = field(default_factory=dict) # style -> records
     markers: dict = field(default_factory=dict) # marker that is not COI -> records left out
-    unlabelled: int = 0 # records whose header no style knows
+    unlabelled: int = 0 # records without a name, whose header no style knows
     looked_up: int = 0 # records whose names come from the taxonomy
     not_found: int = 0 # records that the taxonomy does not hold
     examples: dict = field(default_factory=dict) # unlabelled or not_found -> the first three ids
@@ -66,10 +66,10 @@ def _of_coi(frame, report):
     return frame.filter('keep')
 
 # %% ../../nbs/data/labelled.ipynb #18680cf5
-def _replaced(frame, names, where): # rows `where` get the names of another frame with as many rows
+def _replaced(frame, names, where): # rows `where` get the names of another frame, which may not know all ranks
     names = names.select(pl.all().name.suffix('_new')).with_columns(where.alias('where'))
     both = pl.concat([frame, names], how='horizontal')
-    return both.with_columns(pl.when('where').then(f'{rank}_new').otherwise(rank).alias(rank)
+    return both.with_columns(pl.when('where').then(pl.coalesce(f'{rank}_new', rank)).otherwise(rank).alias(rank)
                              for rank in LINEAGE).select(frame.columns)
 
 def _with_lineages(frame): # the column `taxonomy` split; a domain is no kingdom
@@ -88,13 +88,10 @@ def _looked_up(frame, taxonomy, report):
 # %% ../../nbs/data/labelled.ipynb #06001932
 _READ = (*LABELLED, 'marker', 'taxid', 'taxonomy', 'style')
 
-def _count_styles(frame, report):
-    known = frame['style'].drop_nulls()
-    _add(report.styles, known)
-    if len(known) < len(frame):
-        unknown = frame.filter(pl.col('style').is_null())
-        report.unlabelled += len(unknown)
-        _note(report, 'unlabelled', unknown['processid'])
+def _count_unlabelled(frame, report): # records of no style that is known, which got no name elsewhere
+    unknown = frame.filter(pl.col('style').is_null() & pl.all_horizontal(pl.col(LINEAGE).is_null()))
+    report.unlabelled += len(unknown)
+    _note(report, 'unlabelled', unknown['processid'])
 
 # %% ../../nbs/data/labelled.ipynb #1f74720f
 def read_labelled(
@@ -108,10 +105,11 @@ def read_labelled(
     report = report or LabelReport(Faults(how.strict))
     style, taxonomy = check_format(how.reference_format), how.taxonomy and Taxonomy(how.taxonomy)
     for frame in read_batches(source, columns=_READ, done=done, faults=report.faults, style=style):
-        _count_styles(frame, report)
+        _add(report.styles, frame['style'].drop_nulls())
         frame = _with_lineages(_of_coi(frame, report))
         if taxonomy:
             frame = _looked_up(frame, taxonomy, report)
+        _count_unlabelled(frame, report)
         frame = frame.select(LABELLED)
         yield frame if how.keep_names else normal_names(frame, report.names)
 
@@ -126,9 +124,8 @@ def text(self:LabelReport) -> list: # of str; none where all was as usual
     lines = []
     if self.styles:
         lines += ['read as ' + ', '.join(f'{style}: {n:,}' for style, n in self.styles.items())]
-    unlabelled = self.unlabelled - self.looked_up if self.looked_up else self.unlabelled
-    if unlabelled > 0:
-        lines += [f'no names in {unlabelled:,} headers, taken as ids alone, '
+    if self.unlabelled:
+        lines += [f'no names in {self.unlabelled:,} headers, taken as ids alone, '
                   f'such as {_such_as(self, "unlabelled")}. '
                   'Fix: write them as one of the formats that `barcodemae formats` shows, or give --taxonomy']
     if self.looked_up or self.not_found:

@@ -85,7 +85,8 @@ def _opened(reference, computing): # an open one, a folder, or one made of a fil
             yield index(reference, Path(folder)/'reference', **asdict(computing))
 
 def _naming(identifier, source): # the `Job`; source: what the reference is called
-    about = dict(reference=Path(source).name, program=f'barcodemae {barcodemae.__version__}')
+    about = dict(reference=Path(source).name, program=f'barcodemae {barcodemae.__version__}',
+                 kingdoms=identifier.reference.kingdoms)
     key = dict(barcodemae=barcodemae.__version__, reference=identifier.reference.content,
                ask=asdict(identifier.ask), fit=[identifier.ranking.tolist(), identifier.confidence])
     holds = '' if identifier.ask.hits else 'names'

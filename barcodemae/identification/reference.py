@@ -91,6 +91,12 @@ def content(self:Reference):
     return hashlib.sha256(marks.encode()).hexdigest()
 
 @patch(as_prop=True)
+def kingdoms(self:Reference) -> dict: # phylum -> the kingdom that most of its barcodes have
+    "The kingdoms of the phyla, as far as the labels tell them."
+    both = self.labels.select('phylum', 'kingdom').drop_nulls().group_by('phylum')
+    return dict(both.agg(pl.col('kingdom').mode().sort().first()).iter_rows())
+
+@patch(as_prop=True)
 def matrix(self:Reference):
     "All vectors, (R, D) float32, read once."
     if self._matrix is None:
