@@ -104,6 +104,9 @@ def _by_name(names, rows): # -> {our column: position}
 
 def _need(found, wanted, names):
     lacking = [c for c in wanted if c not in found]
+    if lacking == ['dna_barcode'] and 'taxonomy' in found:
+        raise InputError('names without sequences; the columns found are ' + ', '.join(names)[:300],
+            fix='index the FASTA of these ids, and give this table with --taxonomy')
     if lacking:
         raise InputError(f"no column {' and no column '.join(lacking)}; "
             f"the columns found are {', '.join(names)[:300]}",

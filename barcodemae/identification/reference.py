@@ -226,8 +226,8 @@ def _nothing_wanted(intake, source, folder): # the `InputError` for a source tha
     n = counts['unlabelled'] + counts['short'] + counts[OFF_GENE]
     if not n:
         return NothingRead('no record could be read', file=source, fix='give FASTA or a table of barcodes')
-    return InputError(f'no barcode with a name among {n} records', file=source, fix='give a table with '
-        'columns such as genus and species, or FASTA with ;tax=g:...,s:... in its headers')
+    return InputError(f'no barcode with a name among {n} records', file=source, fix='give names by id with '
+        '--taxonomy, or headers or columns as `barcodemae formats` shows them')
 
 # %% ../../nbs/identification/reference.ipynb #48389299
 def _relatives(folder, model, placed): # the pool of a part: itself, then up to three that are there
