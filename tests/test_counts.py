@@ -5,7 +5,7 @@ import numpy as np, polars as pl, pytest
 from hypothesis import given, settings, strategies as st
 
 from barcodemae.core import InputError
-from barcodemae.data.counts import abundance, count_format, read_counts, read_query, with_answers
+from barcodemae.data.counts import count_format, read_counts, read_query, with_answers
 from barcodemae.data.faults import Faults
 from barcodemae.data.query import read_sequences
 
@@ -147,6 +147,21 @@ def test_a_damaged_table_gives_what_is_left(tmp_path):
     assert 0 < read == faults.given < 3000 and faults.counts == {'truncated file': 1}
 
 
-def test_abundance():
-    ids = ['A;size=1200;', 'B size=3', 'C', 'D;size=x', ';size=9', 'oversize=4', 'A1;size=5;sample=lake']
-    assert abundance(ids).to_list() == [1200, 3, None, None, 9, None, 5]
+@pytest.mark.parametrize('head', [False, True])
+@pytest.mark.parametrize('n', [2, 3])
+def test_queries_without_names_are_no_seqtab(tmp_path, n, head):
+    rows = [[f'q{i}', s, 'moth'][:n] for i, s in enumerate(SEQUENCES)]
+    (tmp_path/'t.tsv').write_text(lines([['id', 'sequence', 'note'][:n], *rows] if head else rows))
+    assert count_format(tmp_path/'t.tsv') == ('table' if head else None)
+    read = [p for batch in read_query(tmp_path/'t.tsv', Faults()) for p in zip(*batch)]
+    assert read == [(f'q{i}', s) for i, s in enumerate(SEQUENCES)]
+
+
+def test_biom_too_large_or_of_hashes(tmp_path, monkeypatch):
+    (tmp_path/'t.biom').write_text(json.dumps(BIOM))
+    monkeypatch.setattr('barcodemae.data.biom.CELLS', 11)
+    with pytest.raises(InputError, match='more than 11 cells'): read_counts(tmp_path/'t.biom')
+    monkeypatch.setattr('barcodemae.data.biom.CELLS', 12)
+    assert len(read_counts(tmp_path/'t.biom').table) == 4
+    (tmp_path/'t.biom').write_text(json.dumps(BIOM | dict(rows=[dict(id=f'{i:032x}') for i in range(4)])))
+    with pytest.raises(InputError, match='FASTA file of the representative'): read_counts(tmp_path/'t.biom')
