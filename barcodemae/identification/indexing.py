@@ -113,9 +113,10 @@ def index(
 
     REFERENCE is FASTA or a table in any of the styles that `barcodemae formats` lists, compressed or not.
     Stopped, the same command resumes; until then the reference is what it was. A record is one by its id
-    and sequence: indexed again with other names it takes these (told); --remove takes out all
-    records with these ids. Of records with the same barcode and the same labels the first stays. --splits
-    takes the barcodes that the prepared data set has in them: none that is first in another partition. Raises `InputError`."""
+    and sequence: indexed again with other names it takes these (told). --remove takes out all records with
+    these ids. Of records with the same barcode and the same labels the first stays. --splits takes the
+    barcodes that the prepared data set has in them: none that is first in another partition.
+    Raises `InputError`."""
     sources = _sources(reference)
     if which.remove:
         return _remove(sources, out, computing)
@@ -183,6 +184,7 @@ def _has_id_column(start): # of a text
     except InputError: # a list, not a table
         return False
 
+# %% ../../nbs/identification/indexing.ipynb #7c1d90ae
 def _ids_of_table(table):
     for frame in table.frames(*_positions(table)):
         yield frame['processid']
