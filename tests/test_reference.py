@@ -10,7 +10,7 @@ from barcodemae.data.names import LINEAGE
 from barcodemae.data.store import load_dataset
 from barcodemae.evaluation.knn import untrained_encoder
 from barcodemae.identification import reference as module
-from barcodemae.identification.indexing import index
+from barcodemae.identification.indexing import _ids, index
 from barcodemae.identification.intake import Intake
 from barcodemae.identification.model import save_model
 from barcodemae.identification.parts import LABELS, locked
@@ -229,6 +229,21 @@ def test_ids_to_remove_come_in_any_form(world, tmp_path, form, capsys):
     assert len(Reference(tmp_path/'r', world['model'])) == 57
     said = capsys.readouterr().err
     assert '3 records removed' in said and ('1 ids are not in' in said) == (form == 'ids')
+
+def test_a_reference_of_which_nothing_would_be_left_stays_whole(world, tmp_path, recwarn):
+    made, _ = make_reference(world['source'], tmp_path/'r', world['model'], block=20)
+    with pytest.raises(InputError, match='nothing would be left'):
+        remove_records(tmp_path/'r', made.labels['processid'], world['model'])
+    again = Reference(tmp_path/'r', world['model'])
+    assert again.content == made.content and not again.meta['unfinished'] and not recwarn.list
+
+@pytest.mark.parametrize('text,ids', {'species;Sample ID;seqid\nA "x;9;FX1\nB;8;FX2\n': ['FX1', 'FX2'],
+    'Feature ID\tTaxon\nFX1\t"a\nFX2\tb\n': ['FX1', 'FX2'], '>FX1 a\n\n>\nACGT\n>FX2|x;tax=g:A\n???!\n': None,
+    '# wrong\nFX1\n\n"FX2"\n': ['FX1', 'FX2'], 'FX1\twrong\nFX2\twrong\n': ['FX1', 'FX2']}.items())
+def test_ids_are_read_by_the_readers_of_barcodes(tmp_path, text, ids):
+    (tmp_path/'t').write_text(text)
+    found = list(_ids(tmp_path/'t'))
+    assert found == ids if ids else found[0] == 'FX1' and len(found) == 2
 
 # the command
 

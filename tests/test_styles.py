@@ -332,3 +332,36 @@ def test_genbank_in_any_pieces(size):
     text = (FILES/'genbank.gb').read_bytes()
     whole = pl.concat(list(genbank_frames([text])))
     assert pl.concat(list(genbank_frames(text[i:i + size] for i in range(0, len(text), size)))).equals(whole)
+
+
+def _long(where, name='COI', kind='CDS'):
+    bases = 'a'*2000 + 'ccccaaag' + 't'*90 + 'ggg'
+    return (f'LOCUS       QQ1   {len(bases)} bp\nVERSION     QQ1.1\nFEATURES             Location/Qualifiers\n'
+        f'     {kind:<15} {where}\n                     /gene="{name}"\nORIGIN\n        1 {bases}\n//\n').encode()
+
+
+@pytest.mark.parametrize('where,gene', {'2001..2008': 'ccccaaag', 'complement(2001..2008)': 'ctttgggg',
+    'join(2001..2004,2099..2101)': 'ccccggg', 'order(<2001..2004,2099..>2101)': 'ccccggg',
+    'complement(join(2001..2004,2099..2101))': 'cccgggg',
+    'join(complement(2099..2101),2001..2004)': 'ccccccc',
+    'join(2001..2004,\n                     2099..2101)': 'ccccggg',
+    'join(XX1.1:1..4,2099..2101)': None}.items())
+def test_gene_of_a_long_record(where, gene):
+    assert next(genbank_frames([_long(where)]))['dna_barcode'].to_list() == [gene]
+
+
+@pytest.mark.parametrize('name,gene', {'coxI gene': 'ccccaaag', 'cytochrome c oxidase I subunit': 'ccccaaag',
+    'MT-CO1': 'ccccaaag', 'COII': None, 'cytochrome c oxidase subunit II': None}.items())
+def test_name_of_the_gene(name, gene):
+    assert next(genbank_frames([_long('2001..2008', name)]))['dna_barcode'].to_list() == [gene]
+
+
+def test_a_long_record_without_the_gene_is_counted(tmp_path):
+    (tmp_path/'t.gb').write_bytes(_long('XX1.1:1..4') + (FILES/'genbank.gb').read_bytes())
+    frame, report = read(tmp_path/'t.gb')
+    assert len(frame) == 1 and report.faults.counts == {'empty record': 1}
+
+
+def test_a_genbank_file_in_utf_16(tmp_path):
+    (tmp_path/'t.gb').write_text((FILES/'genbank.gb').read_text(), 'utf-16')
+    assert read(tmp_path/'t.gb')[0].equals(read(FILES/'genbank.gb')[0])

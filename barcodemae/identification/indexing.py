@@ -6,15 +6,22 @@
 __all__ = ['FEW_SPECIES', 'FEW_BARCODES', 'report_lines', 'Which', 'index']
 
 # %% ../../nbs/identification/indexing.ipynb #b704b986
-import csv, shlex, stat, sys, warnings
+import shlex, stat, sys, warnings
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
+import polars as pl
 from ..core import InputError, progress
-from ..data.faults import Faults, as_text
-from ..data.files import STDIN, open_source
-from ..data.labelled import LabelReport, Labelling, read_labelled
+from ..data.faults import FAULTS, Broken, Faults, as_text, visible
+from ..data.columns import map_columns
+from ..data.files import STDIN, as_stream, open_source
+from ..data.genbank import genbank_frames, is_genbank
+from ..data.headers import read_headers
+from ..data.labelled import LabelReport, Labelling
 from ..data.records import recognise
+from ..data.tables import ROWS, ParquetTable, open_table
+from ..data.text import peek
 from .calibration import reference_calibration
 from .computing import Computing, model_of
 from .intake import COUNTED, lowest_name
@@ -106,9 +113,10 @@ def index(
 
     REFERENCE is FASTA or a table in any of the styles that `barcodemae formats` lists, compressed or not.
     Stopped, the same command resumes; until then the reference is what it was. A record is one by its id
-    and sequence: indexed again with other names it takes these (told); with --remove it is taken out. Of
-    records with the same barcode and the same labels the first stays. --splits takes the barcodes that the
-    prepared data set has in them: none that is first in another partition. Raises `InputError`."""
+    and sequence: indexed again with other names it takes these (told). --remove takes out all records with
+    these ids. Of records with the same barcode and the same labels the first stays. --splits takes the
+    barcodes that the prepared data set has in them: none that is first in another partition.
+    Raises `InputError`."""
     sources = _sources(reference)
     if which.remove:
         return _remove(sources, out, computing)
@@ -142,29 +150,57 @@ def _make(sources, out, which, labelling, computing): # the `Reference`, its cou
     return made, counts, report
 
 # %% ../../nbs/identification/indexing.ipynb #04a6e0d9
-_ID_COLUMNS = ('processid', 'record', 'id', 'seqid', 'feature id')
-
-def _ids(source): # of the records in a file
-    found = []
+def _ids(source): # of the records in a file, batch by batch
     with open_source(source) as opened:
         for part in opened.parts():
-            records, pieces = recognise(part.pieces)
-            if pieces is not None:
-                found += _ids_of_lines(b''.join(pieces).decode('utf-8', 'replace').splitlines())
-            elif source == '-' or not source.is_file(): # a pipe cannot be read twice: headers up to a blank
-                found += [as_text(head).split(None, 1)[0] for head, *_ in records if head]
-    if found:
-        return found
-    return [i for frame in read_labelled(source) for i in frame['processid']]
+            try:
+                for ids in _ids_of_part(part):
+                    yield from ids.str.strip_chars().replace('', None).drop_nulls()
+            except Broken as e:
+                raise InputError(e.args[0], file=part.file, fix=FAULTS[e.args[0]]) from None
 
-def _ids_of_lines(lines): # of a table, or an id each
-    lines = [line for line in lines if line.strip() and not line.startswith('#')]
-    sep = '\t' if lines and '\t' in lines[0] else ','
-    rows = [[field.strip() for field in row] for row in csv.reader(lines, delimiter=sep)]
-    header = [name.lower() for name in rows[0]] if rows else []
-    column = next((header.index(name) for name in _ID_COLUMNS if name in header), None)
-    found = [row[column or 0] for row in rows[column is not None:] if len(row) > (column or 0)]
-    return [name for name in found if name]
+def _ids_of_part(part): # columns of text
+    records, pieces = (None, None) if part.parquet else recognise(part.pieces)
+    if records is not None:
+        return _ids_of_records(records)
+    start, pieces = peek(pieces or iter(()), 2**16)
+    if is_genbank(start):
+        return (frame['processid'] for frame in genbank_frames(pieces))
+    if not part.parquet and not _has_id_column(start):
+        return _ids_of_lines(pieces)
+    return _ids_of_table(ParquetTable(part.parquet) if part.parquet else open_table(pieces))
+
+# %% ../../nbs/identification/indexing.ipynb #7c1d90ad
+def _positions(table): # of ids and sequences, and whether the first line is a row
+    names = [name.removeprefix('#').strip() for name in table.names]
+    names = ['recordid' if name.lower() == 'record' else name for name in names]
+    _, at, headerless = map_columns(names, table.rows, wanted=('processid',))
+    return {c: at[c] for c in ('processid', 'dna_barcode') if c in at}, headerless
+
+def _has_id_column(start): # of a text
+    try:
+        table = open_table([start[:start.rfind(b'\n') + 1] or start])
+        return bool(table and _positions(table))
+    except InputError: # a list, not a table
+        return False
+
+# %% ../../nbs/identification/indexing.ipynb #7c1d90ae
+def _ids_of_table(table):
+    for frame in table.frames(*_positions(table)):
+        yield frame['processid']
+
+def _ids_of_records(records):
+    n = 0
+    while batch := list(islice(records, ROWS)):
+        heads = [visible(as_text(head)) for head, *_ in batch if head is not None]
+        yield read_headers(heads, first=n + 1)['processid']
+        n += len(batch)
+
+def _ids_of_lines(pieces): # the first field of each
+    lines = (line.decode('utf-8', 'replace') for line in as_stream(pieces))
+    while batch := list(islice(lines, ROWS)):
+        ids = pl.Series(batch, dtype=pl.String).str.strip_chars()
+        yield ids.filter(~ids.str.starts_with('#')).str.replace(r'[\t,].*$', '').str.strip_chars('" ')
 
 # %% ../../nbs/identification/indexing.ipynb #fdd41988
 def _remove(sources, out, computing):
