@@ -102,6 +102,7 @@ def _by_name(names, rows): # -> {our column: position}
         found['processid'] = found['sampleid']
     return found
 
+# %% ../../nbs/data/columns.ipynb #6537fb5a
 def _need(found, wanted, names):
     lacking = [c for c in wanted if c not in found]
     if lacking == ['dna_barcode'] and 'taxonomy' in found:

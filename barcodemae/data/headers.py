@@ -230,10 +230,10 @@ _LINEAGE_STYLES = (
           '>AB1 Animalia;Arthropoda;Insecta;Diptera;Culicidae;Aedes;Aedes aegypti',
           r'^[^;\s|]+(?:\s+|\|)(?:(?:[A-Z][^;=|]*;){2}|(?:[A-Z][^,=|]*,){4})|'
           rf'^[^;\s|=]*\d[^;\s|=]*;(?:(?:[A-Z][^;=|]*;){{2}}|(?:[A-Z][^,;=|]*,){{4}})|{_PIPES}',
-          read_lineage),
+          read_lineage, unless=r'^(?i:root|cellular ?organisms)[_;]'),
     Style('dada2', 'DADA2 assignTaxonomy: names by position, no id', 'header',
           '>Animalia;Arthropoda;Insecta;Diptera;Culicidae;Aedes;',
-          r'^(?:[A-Z][A-Za-z -]*(?:_\d+)?;){2}[^=|]*$', read_dada2))
+          r'^(?i:root(?:_1)?;)?(?:[A-Z][A-Za-z -]*(?:_\d+)?;){2}[^=|]*$', read_dada2))
 
 # %% ../../nbs/data/headers.ipynb #1ae1cc6c
 _BOLD = (r'^[A-Z]{2,}[A-Z0-9]*\d+-\d\d\||'                                  # an id of BOLD in front

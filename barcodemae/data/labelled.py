@@ -66,11 +66,11 @@ def _of_coi(frame, report):
     return frame.filter('keep')
 
 # %% ../../nbs/data/labelled.ipynb #18680cf5
-def _replaced(frame, names, where): # rows `where` get the names of another frame, which may not know all ranks
+def _replaced(frame, names, where): # rows `where` get the names of another frame, as far as it knows them
     names = names.select(pl.all().name.suffix('_new')).with_columns(where.alias('where'))
     both = pl.concat([frame, names], how='horizontal')
-    return both.with_columns(pl.when('where').then(pl.coalesce(f'{rank}_new', rank)).otherwise(rank).alias(rank)
-                             for rank in LINEAGE).select(frame.columns)
+    one = lambda rank: pl.when('where').then(pl.coalesce(f'{rank}_new', rank)).otherwise(rank).alias(rank)
+    return both.with_columns(map(one, LINEAGE)).select(frame.columns)
 
 def _with_lineages(frame): # the column `taxonomy` split; a domain is no kingdom
     kingdom = pl.when(~pl.col('kingdom').is_in(EUKARYOTES)).then('kingdom')

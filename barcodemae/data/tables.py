@@ -151,7 +151,7 @@ def _all_plain(block, shape):
     return bool((counts == len(shape.names) - 1).all())
 
 def _easy(lines, shape):
-    "For each line, whether it is a row: with all fields in TSV; else marks, if any, only around whole fields."
+    "For each line, whether it is a row: with all fields in TSV, else with marks only around whole fields."
     s, text = re.escape(shape.sep), pl.Series(lines, dtype=pl.String)
     if shape.sep == '\t':
         opened = text.str.contains(r'(?:^|\t)"(?:[^"\t]|"")*$') # in the last field

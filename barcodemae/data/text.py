@@ -58,7 +58,7 @@ def _narrow(pieces):
     decoder = codecs.getincrementaldecoder(name)('replace')
     for piece in pieces:
         if text := decoder.decode(piece):
-            yield text.encode()
+            yield text.replace('\u0a00', '\n').encode() # a line end of UTF-16 in which a byte is lacking
 
 # %% ../../nbs/data/text.ipynb #f1af00eb
 BOM = b'\xef\xbb\xbf' # byte-order mark

@@ -84,6 +84,7 @@ def _opened(reference, computing): # an open one, a folder, or one made of a fil
         with tempfile.TemporaryDirectory(prefix='barcodemae-') as folder:
             yield index(reference, Path(folder)/'reference', **asdict(computing))
 
+# %% ../../nbs/identification/commands.ipynb #a1c266fa
 def _naming(identifier, source): # the `Job`; source: what the reference is called
     about = dict(reference=Path(source).name, program=f'barcodemae {barcodemae.__version__}',
                  kingdoms=identifier.reference.kingdoms)

@@ -19,7 +19,7 @@ class Computing:
     model: str = None   # folder of a model; the one that comes with the library when absent
     device: str = None  # auto (a GPU where there is one), cpu, cuda, cuda:1, mps; by settings.ini when absent
     threads: int = None # CPU cores; all when absent
-    quiet: bool = False # no progress bar
+    quiet: bool = False # no progress bar and no report; faults are told all the same
 
 def load_model(
     model=None, # folder of a model; the one that comes with the library when absent

@@ -96,6 +96,7 @@ def kingdoms(self:Reference) -> dict: # phylum -> the kingdom that most of its b
     both = self.labels.select('phylum', 'kingdom').drop_nulls().group_by('phylum')
     return dict(both.agg(pl.col('kingdom').mode().sort().first()).iter_rows())
 
+# %% ../../nbs/identification/reference.ipynb #6f2d8349
 @patch(as_prop=True)
 def matrix(self:Reference):
     "All vectors, (R, D) float32, read once."
