@@ -80,7 +80,7 @@ def _warn_of_few(reference):
     species = len(reference.names.get('species', reference.names.get('genus', ())))
     if species < FEW_SPECIES or len(reference) < FEW_BARCODES:
         warnings.warn(f'{len(reference):,} barcodes of {species:,} species are too few to fit '
-            f'confidence on (it takes {FEW_BARCODES} barcodes of {FEW_SPECIES} species); it is mostly that of '
+            f'confidence on (that takes {FEW_BARCODES} of {FEW_SPECIES} species); it is mostly that of '
             'the model, which was fitted on other animals', stacklevel=4)
 
 # %% ../../nbs/identification/indexing.ipynb #bde2a941
