@@ -268,7 +268,7 @@ def test_corrections_are_told(world, tmp_path, capsys):
     assert cli.main([str(a) for a in ('index', tmp_path/'c.csv', '-o', tmp_path/'r', '--model', world['place']/'model')]) == 0
     said = capsys.readouterr().err
     assert 'labels of 60 records replaced (such as ' in said and '-> Aedes aegypti' in said
-    assert '60 barcodes of 1 species are few' in said
+    assert '60 barcodes of 1 species are too few' in said
 
 def test_bin_and_kingdom_are_kept(world, tmp_path):
     write(world, tmp_path/'b.csv', dna_bin=pl.lit('BOLD:AAA1234'), split=pl.lit('train'))
