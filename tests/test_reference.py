@@ -274,3 +274,27 @@ def test_bin_and_kingdom_are_kept(world, tmp_path):
     write(world, tmp_path/'b.csv', dna_bin=pl.lit('BOLD:AAA1234'), split=pl.lit('train'))
     made, _ = make_reference(tmp_path/'b.csv', tmp_path/'r', world['model'])
     assert made.labels['dna_bin'].unique().to_list() == ['BOLD:AAA1234'] and 'kingdom' in made.labels.columns
+
+
+def indexed(world, frame, path, folder):
+    frame.write_csv(path)
+    return index(path, folder, model=world['model'].folder, quiet=True)
+
+@pytest.mark.filterwarnings('ignore:.*too few')
+def test_a_correction_keeps_what_it_does_not_tell(world, tmp_path):
+    "Higher ranks and BIN, where the genus stays; a name that is taken back goes."
+    one = world['frame'][:1].with_columns(order=pl.lit('Diptera'), dna_bin=pl.lit('BOLD:AAA1234'))
+    indexed(world, one, tmp_path/'a.csv', tmp_path/'r')
+    told = one.select('processid', 'dna_barcode', 'genus', species=pl.format('{} novella', 'genus'))
+    labels = indexed(world, told, tmp_path/'b.csv', tmp_path/'r').labels
+    assert len(labels) == 1 and labels['species'][0].endswith(' novella')
+    kept = ('order', 'family', 'dna_bin')
+    assert labels.select(kept).rows() == one.select(kept).rows()
+    labels = indexed(world, told.drop('species'), tmp_path/'c.csv', tmp_path/'r').labels
+    assert labels['species'][0] is None and labels['family'][0] == one['family'][0]
+    other = told.with_columns(genus=pl.lit('Aedes'), species=pl.lit('Aedes vexans'))
+    assert indexed(world, other, tmp_path/'d.csv', tmp_path/'r').labels['family'][0] is None
+
+def test_a_file_of_other_markers_says_so(world, tmp_path):
+    with pytest.raises(InputError, match=r'no record of COI, only of 16S \(3\)'):
+        indexed(world, world['frame'][:3].with_columns(marker_code=pl.lit('16S')), tmp_path/'a.csv', tmp_path/'r')

@@ -103,8 +103,11 @@ def _by_name(names, rows): # -> {our column: position}
     return found
 
 # %% ../../nbs/data/columns.ipynb #6537fb5a
-def _need(found, wanted, names):
+def _need(found, wanted, names, rows):
     lacking = [c for c in wanted if c not in found]
+    counts = [value for row in rows for value in row[1:]]
+    if lacking == ['dna_barcode'] and counts and all(re.fullmatch(r'[\d.]+', v or '') for v in counts):
+        raise InputError('counts without sequences', fix='give the FASTA of these ASVs in its place')
     if lacking == ['dna_barcode'] and 'taxonomy' in found:
         raise InputError('names without sequences; the columns found are ' + ', '.join(names)[:300],
             fix='index the FASTA of these ids, and give this table with --taxonomy')
@@ -128,7 +131,7 @@ def map_columns(
         found, at = _by_content(names)
         return style or found, at, True
     found, plain = _by_name(names, rows), set(map(plain_name, names))
-    _need(found, wanted, names)
+    _need(found, wanted, names, rows)
     lacking = [c for c in TABLES[style].columns if c not in plain] if style else []
     if lacking:
         raise InputError(f"not in the format {style}: no column {', '.join(lacking)}; "

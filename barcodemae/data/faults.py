@@ -26,6 +26,7 @@ FAULTS = { # kind -> fix
     'ragged row': 'give each row as many fields as the header, and quote those that hold the separator',
     'no id': 'give each record an id of its own',
     'empty record': 'put the sequence below its id, or remove the record',
+    'no COI gene': 'give the gene alone, or a record whose features say where it is',
     'not ASCII': 'type the sequence again, or export it as plain text',
     'not DNA': 'give nucleotide sequences, not protein; IUPAC codes, U and gaps (- . ? ~) are fine',
     'too long': f'cut the barcode region out of it: at most {LONGEST:,} bases are read',

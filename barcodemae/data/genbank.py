@@ -99,7 +99,7 @@ def _record(text): # -> dict
 def genbank_frames(
     pieces, # of unpacked bytes
 ):
-    "Frames of processid, *LINEAGE, marker, taxid, style and dna_barcode from a GenBank flat file."
+    "Frames of processid, *LINEAGE, marker, taxid, style, dna_barcode and kind (of fault) from a flat file."
     records = map(_record, _records(pieces))
     texts = dict.fromkeys(('processid', 'name', 'definition', 'gene', 'taxid', 'dna_barcode'), pl.String)
     while batch := list(islice(records, ROWS)):
@@ -111,5 +111,6 @@ def genbank_frames(
         marker = pl.when(told['marker'] == 'COI').then(told['marker']).otherwise(
             frame['gene'].fill_null(told['marker']))
         names = names.with_columns(frame['processid', 'taxid', 'dna_barcode'])
+        kind = pl.when(pl.col('dna_barcode').is_null()).then(pl.lit('no COI gene')).alias('kind')
         yield names.select('processid', *LINEAGE, marker.alias('marker'), 'taxid',
-                           pl.lit('genbank-file').alias('style'), 'dna_barcode')
+                           pl.lit('genbank-file').alias('style'), 'dna_barcode', kind)

@@ -189,10 +189,10 @@ def read_content(
     return None, _table_frames(source, pieces, columns, style)
 
 def _numbered(frames):
-    "Frames with `row`, `kind` and `fault`, as those of tables have them."
+    "Frames with `row` and `fault`, as those of tables have them."
     n, no = 0, pl.lit(None, pl.String)
     for frame in frames:
-        yield frame.with_columns(row=pl.int_range(n + 1, n + len(frame) + 1), kind=no, fault=no)
+        yield frame.with_columns(row=pl.int_range(n + 1, n + len(frame) + 1), fault=no)
         n += len(frame)
 
 # %% ../../nbs/01_data.ipynb #08359fa7

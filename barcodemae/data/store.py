@@ -200,7 +200,7 @@ def _join(parts, out):
 def _write_labels(table, folder):
     "Put each of the columns that are used most, as numbers and a list of names, into `folder`."
     import polars as pl
-    from barcodemae.data.read import RANKS
+    from barcodemae.data.names import RANKS
     folder.mkdir()
     for column in ('processid', *RANKS, 'dna_bin', 'split'):
         values = table.select(pl.col(column).fill_null('')).collect()

@@ -17,7 +17,7 @@ import barcodemae
 from ..compute import machine_record, probe_compute
 from ..core import InputError, atomic_path, progress, write_json
 from ..data.faults import Faults, NothingRead
-from ..data.read import RANKS
+from ..data.names import RANKS
 from ..data.store import load_dataset, need_splits
 
 # %% ../../nbs/identification/commands.ipynb #7b0c1d2e

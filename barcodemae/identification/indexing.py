@@ -18,7 +18,7 @@ from ..data.columns import map_columns
 from ..data.files import STDIN, as_stream, open_source
 from ..data.genbank import genbank_frames, is_genbank
 from ..data.headers import read_headers
-from ..data.labelled import LabelReport, Labelling
+from ..data.labelled import LabelReport, Labelling, such_as
 from ..data.records import recognise
 from ..data.tables import ROWS, ParquetTable, open_table
 from ..data.text import peek
@@ -51,9 +51,6 @@ def _name_of(sources): # for messages
     return first + (f' and {len(sources) - 1} more' if len(sources) > 1 else '')
 
 # %% ../../nbs/identification/indexing.ipynb #2fd9b641
-def _such_as(examples): # of texts
-    return f" (such as {', '.join(examples)})" if examples else ''
-
 def report_lines(
     reference:Reference, # that was made
     counts:dict, # {what of `COUNTED`: records}
@@ -66,9 +63,9 @@ def report_lines(
 def _counted(reference, counts): # lines about the records
     lines, examples = [], reference.examples
     if counts['replaced']:
-        lines.append(f"labels of {counts['replaced']:,} records replaced{_such_as(examples.get('replaced'))}")
+        lines.append(f"labels of {counts['replaced']:,} records replaced{such_as(examples.get('replaced'))}")
     if counts['repeated ids']:
-        told = _such_as(examples.get('repeated ids')) + '; all were added'
+        told = such_as(examples.get('repeated ids')) + '; all were added'
         lines.append(f"{counts['repeated ids']:,} records have the id of another barcode{told}")
     told = ', '.join(f'{counts[what]:,} {what}' for what in COUNTED[:-1] if counts[what])
     return [*lines, repr(reference), told or 'nothing new']
@@ -210,7 +207,7 @@ def _remove(sources, out, computing):
         reference_calibration(made)
     named = [f'{i} ({name})' for i, name in zip(gone['processid'][:3], lowest_name(gone[:3]))]
     if not computing.quiet:
-        print(f'{len(gone):,} records removed{_such_as(named)}', made, sep='\n', file=sys.stderr)
+        print(f'{len(gone):,} records removed{such_as(named)}', made, sep='\n', file=sys.stderr)
     if lacking:
-        warnings.warn(f'{len(lacking):,} ids are not in {out}{_such_as(lacking[:3])}', stacklevel=4)
+        warnings.warn(f'{len(lacking):,} ids are not in {out}{such_as(lacking[:3])}', stacklevel=4)
     return made

@@ -100,10 +100,13 @@ def _new(self:Intake, frame): # what is neither there nor said already
 
 @patch
 def _known(self:Intake, frame): # without the records that are there; labels that changed are put aside
-    keys, marks = _numbers(frame['key']), _numbers(frame['mark'])
+    keys = _numbers(frame['key'])
     at = np.searchsorted(self.keys, keys)
     at[at == len(self.keys)] = 0
     there = self.keys[at] == keys if len(self.keys) else np.zeros(len(keys), bool)
+    if there.any():
+        frame = _filled(frame, self.labels[self.order[at]], pl.Series(there))
+    marks = _numbers(frame['mark'])
     changed = np.flatnonzero(there & (self.own_marks[at] != marks) if len(self.keys) else there)
     self.counts['there'] += int(there.sum()) - len(changed)
     self.counts['replaced'] += len(changed)
@@ -113,6 +116,13 @@ def _known(self:Intake, frame): # without the records that are there; labels tha
     return frame.filter(pl.Series(~there))
 
 # %% ../../nbs/identification/intake.ipynb #00140b78
+def _filled(frame, old, there): # higher ranks and BIN that a correction does not tell stay, if the genus does
+    same = there & (frame['genus'] == old['genus']).fill_null(False)
+    above = [c for c in _LABELLED_BY if c not in ('genus', 'species')]
+    frame = frame.with_columns(frame.select(pl.when(same).then(pl.coalesce(c, old[c])).otherwise(c).alias(c)
+                                            for c in above))
+    return frame.with_columns(mark=_hash('dna_barcode', *_LABELLED_BY))
+
 @patch
 def _replace(self:Intake, new, old): # frames of the same records
     self.replaced.append(new.select('key', 'mark', *_LABELLED_BY))

@@ -151,7 +151,7 @@ def make_reference(
         before = _begin(folder, model, adding.command or f'barcodemae index {source} -o {folder}')
         intake = Intake(read_labels(all_parts(folder)), splits)
         _add(source, folder, model, intake, (strand, block, adding, before))
-        if wrong := _nothing_wanted(intake, source, folder):
+        if wrong := _nothing_wanted(intake, source, folder, adding.report):
             _undo(folder, model, before)
             raise wrong
         _correct(folder, intake)
@@ -216,7 +216,7 @@ def _correct(folder, intake): # names that were corrected, and how many records 
             write_labels(part, corrected)
 
 # %% ../../nbs/identification/reference.ipynb #e37efacc
-def _nothing_wanted(intake, source, folder): # the `InputError` for a source that does not have what is asked
+def _nothing_wanted(intake, source, folder, report): # the error of a source without what is asked
     try:
         need_splits(intake.partitions, intake.splits, file=source)
     except InputError as e:
@@ -225,6 +225,9 @@ def _nothing_wanted(intake, source, folder): # the `InputError` for a source tha
         return None
     counts = intake.counts
     n = counts['unlabelled'] + counts['short'] + counts[OFF_GENE]
+    if not n and report and report.markers:
+        other = ', '.join(f'{marker} ({n:,})' for marker, n in report.markers.items())
+        return InputError(f'no record of COI, only of {other}', file=source, fix='give barcodes of COI-5P')
     if not n:
         return NothingRead('no record could be read', file=source, fix='give FASTA or a table of barcodes')
     return InputError(f'no barcode with a name among {n} records', file=source, fix='give names by id with '

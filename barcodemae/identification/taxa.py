@@ -8,7 +8,7 @@ __all__ = ['TAXA', 'MAJORITY', 'equally_near', 'Assigned', 'assign_taxa', 'tie_s
 # %% ../../nbs/identification/taxa.ipynb #43daf604
 from dataclasses import dataclass
 import numpy as np
-from ..data.read import RANKS
+from ..data.names import RANKS
 from ..data.store import WIDTH
 from .candidates import ShortList
 from .sites import DIFFERENT, SHARED
