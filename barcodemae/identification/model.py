@@ -24,8 +24,7 @@ from .sites import bit_planes, codon_phase
 
 # %% ../../nbs/identification/model.ipynb #7800212e
 DEFAULT_MODEL = Path(barcodemae.__file__).parent/'encoder'
-MODEL_FILES = ('config.json', 'columns.safetensors', 'identify.json', 'model.safetensors',
-               'reading.safetensors') # the last: mean and whitening matrix
+MODEL_FILES = ('config.json', 'columns.safetensors', 'identify.json', 'model.safetensors')
 _MODEL_FIX = 'give the folder of a model that identifies (barcodemae fit makes one), or none'
 
 # %% ../../nbs/identification/model.ipynb #92aae72c
@@ -66,8 +65,9 @@ def encoder(self:Model):
     if not hasattr(self, '_encoder'):
         from barcodemae.model.sequence import load_encoder
         self._encoder = load_encoder(self.folder).float()
-        whitening = load_file(self.folder/'reading.safetensors')
-        self.mean, self.matrix = whitening['mean'].float(), whitening['matrix'].float()
+        apart = self.folder/'reading.safetensors' # where models once kept their whitening
+        if apart.exists() and not self._encoder.config.whitened:
+            self._encoder.set_whitening(**load_file(apart))
     return self._encoder
 
 @patch(as_prop=True)
@@ -80,7 +80,7 @@ def width(self:Model):
 def vectors(self:Model,
     bases:np.ndarray, # (N, 660) uint8, aligned to the gene, see `Model.align`
 ) -> np.ndarray: # (N, D) float32 of length 1; 0 where no k-mer is known
-    "Embeddings by the encoder: pooled, centred, whitened, normalised."
+    "The encoder's `pooler_output`, brought to length 1."
     from barcodemae.embedding.embed import embed, kmer_tokens
     from barcodemae.model.tokenizer import FIRST_KMER, kmer_ids
     k, out = self.encoder.config.k, np.zeros((len(bases), self.width), np.float32)
@@ -89,7 +89,7 @@ def vectors(self:Model,
     if len(rows):
         tokens = kmer_tokens(k)
         x = embed(self.encoder, bases[rows], compute=self.compute, tokens=tokens, desc=None)
-        out[rows] = F.normalize((torch.from_numpy(x) - self.mean) @ self.matrix, dim=1).numpy()
+        out[rows] = F.normalize(torch.from_numpy(x), dim=1).numpy()
     return out
 
 @patch
@@ -165,17 +165,17 @@ def save_model(
 ) -> Model:
     "Write a model folder. Raises `InputError` for an encoder that was trained on barcodes not aligned."
     from barcodemae.embedding.embed import embed, whitening
-    from barcodemae.model.tokenizer import KmerTokenizer
+    from barcodemae.model.tokenizer import tokenizer_of
     if not encoder.config.reference:
         raise InputError('this encoder was trained on barcodes as they come, not aligned to the gene',
                          fix='train with registered = True (preset mini)')
-    placed = place(unpack(bases), encoder.config.reference).bases
+    placed, encoder = place(unpack(bases), encoder.config.reference).bases, copy.deepcopy(encoder)
+    encoder.set_whitening()                                          # none while it is fitted
     mean, matrix = whitening(embed(encoder, bases[:4000], desc='whitening'))
+    encoder.half().set_whitening(mean, matrix)                       # which stays in float32
     with atomic_path(folder) as temp:
-        copy.deepcopy(encoder).half().save_pretrained(temp)
-        KmerTokenizer(k=encoder.config.k).save_pretrained(temp)
-        whitened = dict(mean=torch.from_numpy(mean), matrix=torch.from_numpy(matrix).contiguous())
-        save_file(whitened, temp/'reading.safetensors')
+        for part in (encoder, tokenizer_of(encoder.config)):
+            part.save_pretrained(temp)
         save_file(dict(table=torch.from_numpy(fit_columns(placed)).half()), temp/'columns.safetensors')
         write_json(temp/'identify.json', dict(phase=codon_phase(placed), **settings))
         for file in temp.iterdir(): # safetensors lets nobody else read
