@@ -77,8 +77,10 @@ def _body(c:SequenceConfig): # ids (B, T) -> states (B, T, hidden_size)
 # %% ../../nbs/model/sequence.ipynb #685170a6
 class SequenceEncoder(Pooled, PreTrainedModel):
     """One of `ARCHITECTURES` over k-mers: `forward` gives `last_hidden_state` (B, T, D) and `pooler_output`
-    (B, D) float32."""
+    (B, D) float32. Its weights are float32, also after `half()`: recurrences and long convolutions need it."""
     config_class, base_model_prefix, main_input_name = SequenceConfig, 'encoder', 'input_ids'
+    _keep_in_fp32_modules_strict = ['whitening', 'body']
+
     def __init__(self, config:SequenceConfig): # its shape
         super().__init__(config)
         with torch.device('cpu'):
@@ -96,8 +98,9 @@ class SequenceEncoder(Pooled, PreTrainedModel):
                 output_hidden_states:bool=False, # those of every layer too?
                 pooled:bool=True # is `pooler_output` wanted?
                ) -> BaseModelOutputWithPooling: # of states (B, T, D)
-        T, c = input_ids.shape[1], self.config
-        padded = input_ids
+        T, c, padded = input_ids.shape[1], self.config, input_ids
+        if self.dtype != torch.float32:
+            self.float()
         if c.variant == 'caduceus':
             padded = F.pad(input_ids, (0, MAX_LENGTH // c.k - T), value=c.pad_token_id)
         states = [s[:, :T] for s in self.body.states(padded)]
