@@ -6,7 +6,7 @@
 __all__ = ['FEW', 'NEAR', 'SEEDS', 'SHARE', 'FEWEST', 'RELATIVE', 'MOST', 'RELATIVES', 'identities', 'Parted', 'some_consensus',
            'parted', 'OwnQuestions', 'own_rows', 'own_line']
 
-# %% ../../nbs/evaluation/own.ipynb #51cd7619
+# %% ../../nbs/evaluation/own.ipynb #3490c42a
 import numpy as np
 from fastcore.basics import patch
 from ..data.align import consensus
@@ -19,7 +19,7 @@ from .ladder import READINGS, SHOWN, pace, whitened_reading
 from .questions import DAMAGE, STRAND
 from ..metrics import species_interval
 
-# %% ../../nbs/evaluation/own.ipynb #e7215b5c
+# %% ../../nbs/evaluation/own.ipynb #68040355
 FEW = 100 # columns in common, below which two barcodes have nothing to do with each other
 
 def identities(
@@ -31,12 +31,12 @@ def identities(
     both = (query < 4).astype(np.float32) @ (reference < 4).astype(np.float32).T
     return np.where(both >= FEW, same / np.maximum(both, 1), 0)
 
-# %% ../../nbs/evaluation/own.ipynb #2f2b950c
+# %% ../../nbs/evaluation/own.ipynb #2103a327
 NEAR = .03 # share of different bases, up to which a barcode belongs to the cluster of another one
 SEEDS, SHARE = 500, .1 # barcodes that are asked, and share of all that is withheld, at most
 FEWEST = 200 # a smaller data set stays whole
 
-# %% ../../nbs/evaluation/own.ipynb #6715d910
+# %% ../../nbs/evaluation/own.ipynb #fb4c1e88
 class Parted:
     "A store without partitions in `pretrain` and `val`, of which the rows `seeds` are asked."
     def __init__(self,
@@ -59,7 +59,7 @@ class Parted:
         some = [self._rows[split] for split in splits or self._rows]
         return np.sort(np.concatenate(some))
 
-# %% ../../nbs/evaluation/own.ipynb #fe77005d
+# %% ../../nbs/evaluation/own.ipynb #5c92381e
 def some_consensus(
     store:BarcodeStore, # of N barcodes
     seed:int=0, # which of them are looked at
@@ -67,7 +67,7 @@ def some_consensus(
     "The consensus of some barcodes of a data set."
     return consensus(store.bases[np.sort(np.random.default_rng(seed).permutation(len(store))[:4000])])
 
-# %% ../../nbs/evaluation/own.ipynb #9b65645e
+# %% ../../nbs/evaluation/own.ipynb #6c4053aa
 def _near(store, seeds, gene, block=20_000): # numbers of seeds, and rows within `NEAR` of them
     asked, pairs = place(store.sequences(seeds), gene).bases, []
     for i in range(0, len(store), block):
@@ -90,7 +90,7 @@ def parted(
     withheld[seeds[:n]] = True
     return Parted(store, np.sort(seeds[:n]), withheld) if n else store
 
-# %% ../../nbs/evaluation/own.ipynb #e6350688
+# %% ../../nbs/evaluation/own.ipynb #a2e042f9
 RELATIVE = .01 # how much less identical than the best a relative may be
 MOST = 10_000 # references besides what is withheld
 
@@ -115,7 +115,7 @@ class OwnQuestions:
         self.consensus = some_consensus(store, seed)
         self.identity = self._identity(np.searchsorted(rows, query))
 
-# %% ../../nbs/evaluation/own.ipynb #fd24f20a
+# %% ../../nbs/evaluation/own.ipynb #a8c753cd
 @patch
 def _identity(self:OwnQuestions, own): # (Q, R); own: which reference is the query
     both = (align(some, self.consensus).bases for some in (self.query, self.reference))
@@ -138,7 +138,7 @@ def right(self:OwnQuestions,
     found = self.identity[one, cosine.argmax(1)]
     return (found >= best - RELATIVE)[best > 0]
 
-# %% ../../nbs/evaluation/own.ipynb #9f400b97
+# %% ../../nbs/evaluation/own.ipynb #0083d5d7
 RELATIVES = 'relatives' # beside the kinds of damage
 
 def _unit(x): return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
@@ -160,10 +160,10 @@ def own_rows(
         found = {k: species_interval(h, np.full(len(h), '')) for k, h in hits.items() if len(h)}
         rows.append(dict(name=embedder.name, reading=reading, seen=questions.seen, percent=found,
                          n={k: len(h) for k, h in hits.items()}, width=int(embedder.width),
-                         parameters=int(embedder.parameters), barcodes_per_second=speed))
+                         parameters=int(embedder.parameters), barcodes_per_cpu_second=speed))
     return rows
 
-# %% ../../nbs/evaluation/own.ipynb #3ba740c9
+# %% ../../nbs/evaluation/own.ipynb #7db09c30
 def own_line(
     row:dict, # of `own_rows`
 ) -> dict: # column -> text
@@ -172,4 +172,4 @@ def own_line(
     line = dict(name=row['name'], reading=row['reading'], relatives=text(RELATIVES))
     line['95 %'] = ', '.join(f'{v:.1f}' for v in row['percent'].get(RELATIVES, ())[1:])
     line |= {SHOWN[key]: text(key) for key in (*DAMAGE, STRAND)}
-    return line | dict(numbers=f"{row['width']:,}", per_s=f"{row['barcodes_per_second']:,.0f}")
+    return line | dict(numbers=f"{row['width']:,}", per_cpu_s=f"{row['barcodes_per_cpu_second']:,.0f}")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VALIDATION', 'FINAL', 'CLEAN', 'DAMAGE', 'STRAND', 'CHOICE', 'ELSEWHERE', 'Part', 'read_part', 'Asked', 'Questions']
 
-# %% ../../nbs/evaluation/questions.ipynb #4f850a0d
+# %% ../../nbs/evaluation/questions.ipynb #f148c1ca
 from dataclasses import dataclass
 from functools import cached_property
 import numpy as np, polars as pl
@@ -16,7 +16,7 @@ from ..data.read import scan_barcodes
 from ..data.store import load_dataset, need_splits
 from ..settings import find_dataset
 
-# %% ../../nbs/evaluation/questions.ipynb #f2a36a6a
+# %% ../../nbs/evaluation/questions.ipynb #373fcc00
 @dataclass
 class Part:
     "Labelled barcodes of one data set; `barcodes` are its sequences, N str."
@@ -36,7 +36,7 @@ class Part:
 
     def __len__(self): return len(self.table)
 
-# %% ../../nbs/evaluation/questions.ipynb #40ed425d
+# %% ../../nbs/evaluation/questions.ipynb #086150f4
 def read_part(
     dataset, # a name in settings.ini, or a file or folder
     splits, # partitions
@@ -50,7 +50,7 @@ def read_part(
     need_splits(table['split'].unique().to_list(), splits, find_dataset(dataset))
     return Part(str(dataset), table)
 
-# %% ../../nbs/evaluation/questions.ipynb #5cd1f6e8
+# %% ../../nbs/evaluation/questions.ipynb #1da8a386
 VALIDATION, FINAL = ('val_unseen', 'key_unseen'), ('test_unseen',) # partitions that are asked
 CLEAN = 'as it is'
 DAMAGE = ('one base deleted', 'one base in ten unknown', '313 bases', '130 bases') # of `NOISE`
@@ -72,7 +72,7 @@ class Asked:
         kind = self.key if self.key in (*DAMAGE, STRAND) else CLEAN
         return disturb(self.query.barcodes, kind, self.seed)
 
-# %% ../../nbs/evaluation/questions.ipynb #c8b8549d
+# %% ../../nbs/evaluation/questions.ipynb #50e3146a
 class Questions:
     "What is asked; `skipped` says what could not be. `InputError` without labels or partitions."
     def __init__(self,
@@ -84,16 +84,17 @@ class Questions:
     ):
         self.dataset, self.final, self.seed, self.skipped = dataset, final, seed, []
         self.store = load_dataset(dataset)
-        need_splits(self.store.splits, ('train', 'pretrain'), self.store.meta['source'])
+        need_splits(self.store.splits, ('train',), self.store.meta['source'])
         wanted = FINAL if final else VALIDATION
         self.splits = [s for s in wanted if s in self.store.splits] or list(wanted)
         self.seen = 'test' if final else 'val' # species of the reference, clustered with the queries
         self.query, self.reference = read_part(dataset, self.splits), read_part(dataset, ('train',))
-        rows = np.random.default_rng(seed).permutation(self.store.rows('pretrain'))[:fit]
+        unlabelled = 'pretrain' if 'pretrain' in self.store.splits else 'train' # of which no label is used
+        rows = np.random.default_rng(seed).permutation(self.store.rows(unlabelled))[:fit]
         self.unlabelled = self.store.sequences(np.sort(rows))
         self.elsewhere = {name: parts for name in elsewhere if (parts := self._elsewhere(name))}
 
-# %% ../../nbs/evaluation/questions.ipynb #b961708b
+# %% ../../nbs/evaluation/questions.ipynb #e5309fdb
 @patch
 def _elsewhere(self:Questions, name): # query and reference of a data set, None where it is not there
     try:
@@ -101,7 +102,7 @@ def _elsewhere(self:Questions, name): # query and reference of a data set, None 
     except InputError as e:
         self.skipped.append(f'{name}: {e}')
 
-# %% ../../nbs/evaluation/questions.ipynb #720d04b9
+# %% ../../nbs/evaluation/questions.ipynb #d9884be4
 @patch
 def conditions(self:Questions,
     strands:bool=False, # also the reverse strand?
@@ -116,15 +117,16 @@ def conditions(self:Questions,
 
 @patch
 def species(self:Questions) -> dict: # condition -> (Q,) numbers; barcodes without a name stand alone
-    "Numbers of the queries' species, which intervals resample, for results that are kept."
+    "Numbers of the queries' species, which intervals resample; damaged barcodes are those of `CLEAN`."
     found = {}
-    for asked in self.conditions(True):
-        names = asked.query.labels('species')
-        alone = np.array([n or f'(barcode {i})' for i, n in enumerate(names)])
-        found[asked.key] = np.unique(alone, return_inverse=True)[1].tolist()
+    for asked in self.conditions():
+        if asked.key not in DAMAGE:
+            names = asked.query.labels('species')
+            alone = np.array([n or f'(barcode {i})' for i, n in enumerate(names)])
+            found[asked.key] = np.unique(alone, return_inverse=True)[1].tolist()
     return found
 
-# %% ../../nbs/evaluation/questions.ipynb #577710df
+# %% ../../nbs/evaluation/questions.ipynb #7018b3b0
 @patch
 def clustered(self:Questions) -> Part: # None where the data set has no such partition
     "Barcodes of seen species, which are clustered together with the queries."
