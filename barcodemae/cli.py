@@ -22,6 +22,7 @@ GROUPS = { # what it is for -> {command: module, and function where it is not `m
         embed='identification.commands:embed', plot='identification.commands:plot'),
     'Train an encoder (train, evaluate; fit makes it identify)': dict(
         train='training.commands:train', evaluate='training.commands:evaluate',
+        ladder='training.compare:ladder',
         finetune='training.commands:finetune', fit='identification.commands:fit',
         share='training.hub'),
     'Study many of them': dict(
@@ -126,7 +127,10 @@ EXAMPLES |= dict(
       SPART, the species partition that ASAP, ABGD and iTaxoTools write and compare""",
     embed="""  barcodemae embed mine.fasta -o vectors.parquet
       or .tsv .csv .json .jsonl .xlsx, compressed: vectors.tsv.gz .xz .zst .bz2""",
-    plot="""  barcodemae plot mine.fasta -o map.html""")
+    plot="""  barcodemae plot mine.fasta -o map.html""",
+    ladder="""  barcodemae ladder runs/mine
+  barcodemae ladder runs/mine --dataset mine.fasta
+      barcodes without labels: what can be told without them""")
 
 # %% ../nbs/identification/cli.ipynb #0dee00c6
 def overview() -> str:

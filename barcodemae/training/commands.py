@@ -11,10 +11,12 @@ from pathlib import Path
 from ..core import InputError, read_json
 from ..compute import probe_compute
 from ..data.store import load_dataset
+from ..evaluation.own import parted
 from ..evaluation.run import evaluate_run
 from ..evaluation.report import table, verdict
 from ..options import flat
 from ..settings import load_settings
+from .compare import after_training
 from .config import make_config
 from .finetune import FinetuneConfig
 from .finetune import finetune as finetune_encoder
@@ -29,7 +31,8 @@ class Results(dict):
                  f"{self['barcodes_seen']:,} barcodes seen in {self['seconds_training'] / 60:.1f} min"]
         asked = [(row['rank'], row['query']) for row in self.get('knn', [])]
         lines += [table(self, rank) for rank in dict.fromkeys(rank for rank, _ in asked)]
-        return '\n'.join(lines + [verdict(self)] * (('genus', 'test_unseen') in asked))
+        lines += [verdict(self)] * (('genus', 'test_unseen') in asked)
+        return '\n'.join(lines) + ''.join(f'\n\n{found}' for found in self.get('ladder', []))
 
 # %% ../../nbs/training/commands.ipynb #3c55cda7
 def _value(text): # of a setting: '10' -> 10, 'true' -> True
@@ -50,7 +53,7 @@ def train(
     dataset=None, # file of barcodes, or a name in settings.ini; that of the preset when absent
     settings:dict=None, # other settings of `TrainConfig`, such as minutes 10
     device=None, # auto (a GPU where there is one), cpu, cuda, cuda:1, mps; by settings.ini when absent
-) -> dict: # as `evaluate`, or the record of the run where nothing is labelled
+) -> dict: # as `evaluate`; where nothing is labelled, the record with `ladder`: beside the default encoder
     "Pretrain an encoder on barcodes, labelled or not, and evaluate it. Raises `InputError`."
     if not isinstance(settings or {}, dict):
         raise InputError('no settings', record=f'settings {settings!r}', fix='give a dictionary: name, value')
@@ -60,11 +63,11 @@ def train(
     if 'preset' in changes:
         raise InputError('the preset is no setting', record='preset', fix='give it as preset')
     config, compute = make_config(preset, **changes), _compute(device)
-    store = load_dataset(config.dataset)
+    store = parted(load_dataset(config.dataset)) # what is asked later is withheld
     record = pretrain(config, store, out, compute=compute)
     if 'train' in store.splits:
         return evaluate(out, device=device)
-    return Results(record)
+    return Results(record, ladder=after_training(out, store, compute))
 
 # %% ../../nbs/training/commands.ipynb #a23db66d
 def evaluate(
