@@ -65,6 +65,8 @@ def _vectors(encoder, ids, mask, all_layers): # (B, T) each -> (B, D), or (B, la
     out = encoder(ids, attention_mask=mask, output_hidden_states=all_layers)
     if not all_layers:
         return out.pooler_output
+    if out.hidden_states is None:                                    # an encoder without layers
+        return out.pooler_output[:, None]
     unknown = encoder.config.pool_unknown
     return torch.stack([mean_over_kmers(states, ids, mask, unknown) for states in out.hidden_states], 1)
 

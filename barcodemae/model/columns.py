@@ -59,7 +59,8 @@ class ColumnEncoder(Pooled, PreTrainedModel):
     ) -> BaseModelOutputWithPooling: # of vectors of length 1, 0 where no base is known
         ids = F.pad(input_ids, (0, WIDTH - input_ids.shape[1]), value=self.config.pad_token_id)
         bases = torch.cat([ids == FIRST_KMER + code for code in range(4)], 1)                  # (B, 2640)
-        x = F.normalize((bases.to(self.table.dtype) @ self.table).float(), dim=1)
+        with torch.autocast(bases.device.type, enabled=False):
+            x = F.normalize(bases.float() @ self.table.float(), dim=1)
         return BaseModelOutputWithPooling(pooler_output=self.whitening(x) if self.config.whitened else x)
 
 # %% ../../nbs/model/columns.ipynb #0f037902

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from ..core import InputError
 from .hyena import HyenaDNA, NucleotideModel
 from .mamba import BarcodeMamba, Caduceus, Mamba
+from . import columns # noqa: F401, registers the linear encoder
 from .mae import VARIANTS, BarcodeEncoder, BarcodeMAEForPreTraining, Masking
 from .mae import PreTrainingOutput, apply_mask, predict_masked, random_masking
 from .pooling import Pooled

@@ -40,7 +40,7 @@ class LoopConfig:
 
 # %% ../../nbs/training/config.ipynb #765d0a98
 SHAPE_RANGES = LOOP_RANGES | dict(
-    k=Range(3, 8), mask_ratio=Range(above=0, below=1), dropout=Range(0, below=1),
+    k=Range(1, 8), mask_ratio=Range(above=0, below=1), dropout=Range(0, below=1),
     **dict.fromkeys(['hidden_size', 'layers', 'heads'], Range(1)),
     **dict.fromkeys(['decoder_hidden_size', 'decoder_layers', 'decoder_heads'], Range(1)))
 
@@ -49,7 +49,7 @@ class TrainConfig(LoopConfig):
     "Settings of a pretraining run, saved as `config.json` beside what it made. The defaults are the paper's."
     preset: str = 'bioscan5m'          # name in `PRESETS`
     dataset: str = 'bioscan5m'         # name in settings.ini or path
-    variant: str = 'mae'               # mae, mae_with_mask or encoder_only; hyena, mamba, mamba2 or caduceus
+    variant: str = 'mae'               # mae, mae_with_mask, encoder_only; hyena, mamba, mamba2, caduceus; columns
     k: int = 6                         # length of a k-mer
     hidden_size: int = 768             # width of the encoder; feed-forward layers are 4 times as wide
     layers: int = 6                    # of the encoder
@@ -75,8 +75,11 @@ def with_new_names(settings:dict # of a config.json, a record.json or a command,
 # %% ../../nbs/training/config.ipynb #6713f6b4
 def model_config(c:TrainConfig, # settings of the run
                  reference:str=None # consensus that barcodes are aligned to
-                ): # `BarcodeMAEConfig` or `SequenceConfig`
+                ): # `BarcodeMAEConfig`, `SequenceConfig` or `ColumnConfig`
     "Shape of the model of a run. Raises `ValueError` for a shape that cannot be."
+    if c.variant == 'columns':
+        from barcodemae.model.columns import ColumnConfig
+        return ColumnConfig(k=c.k, hidden_size=c.hidden_size, reference=reference)
     from barcodemae.model.mae import VARIANTS, BarcodeMAEConfig # imports transformers
     from barcodemae.model.sequence import SequenceConfig
     encoder = dict(k=c.k, variant=c.variant, mask_ratio=c.mask_ratio, reference=reference,
@@ -102,6 +105,7 @@ PRESETS = {
     'gpu': dict(dataset='coi_mini', aligned=True, random_offset=False, hidden_size=384, layers=4,
                 decoder_hidden_size=384, decoder_layers=4, batch_size=512, optimizer='muon',
                 learning_rate=3e-3, warmup=0.1, minutes=5.),
+    'columns': dict(dataset='coi_mini', variant='columns', k=1, aligned=True, hidden_size=384, steps=0),
 }
 
 # %% ../../nbs/training/config.ipynb #cdfeb49a
@@ -117,6 +121,8 @@ def _check_shape(config): # `InputError` for settings that no model can have tog
     except ValueError as e:
         why = str(e).strip().splitlines()[-1].strip()
         raise InputError(why, record='shape', fix='correct these settings') from None
+    if config.variant == 'columns' and not config.aligned:
+        raise InputError('columns are of aligned barcodes', record='aligned', fix='leave aligned as the preset has it')
     if config.variant in VARIANTS:
         _check_heads(config.hidden_size, config.heads)
     if config.variant in ('mae', 'mae_with_mask'):
