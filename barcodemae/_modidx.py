@@ -2251,6 +2251,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'barcodemae.training.hub.complete': ('training/hub.html#complete', 'barcodemae/training/hub.py'),
                                          'barcodemae.training.hub.data_sources': ( 'training/hub.html#data_sources',
                                                                                    'barcodemae/training/hub.py'),
+                                         'barcodemae.training.hub.ladder_part': ( 'training/hub.html#ladder_part',
+                                                                                  'barcodemae/training/hub.py'),
                                          'barcodemae.training.hub.main': ('training/hub.html#main', 'barcodemae/training/hub.py'),
                                          'barcodemae.training.hub.model_card': ( 'training/hub.html#model_card',
                                                                                  'barcodemae/training/hub.py'),

@@ -137,7 +137,10 @@ def ladder(
     embedder = open_embedder(encoder, probe_compute(device or load_settings().device))
     store = load_dataset(dataset)
     if 'train' in store.splits:
-        return ladder_of(embedder, Questions(dataset, final))
+        found = ladder_of(embedder, Questions(dataset, final))
+        if (Path(encoder)/'record.json').exists() and not final:
+            write_json(Path(encoder)/'ladder.json', [found])     # for the model card
+        return found
     if final:
         raise InputError('no test_unseen in a data set without labels', file=dataset, fix='leave out --final')
     return own_of(embedder, parted(store))
