@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from ..compute import probe_compute
 from ..core import InputError
-from .model import AlignedEncoder, Model
+from .model import Model
 
 # %% ../../nbs/identification/computing.ipynb #3d15af58
 @dataclass

@@ -78,10 +78,8 @@ def _body(c:SequenceConfig): # ids (B, T) -> states (B, T, hidden_size)
 # %% ../../nbs/model/sequence.ipynb #685170a6
 class SequenceEncoder(Pooled, PreTrainedModel):
     """One of `ARCHITECTURES` over k-mers: `forward` gives `last_hidden_state` (B, T, D) and `pooler_output`
-    (B, D) float32. Its weights are float32, also after `half()`: recurrences and long convolutions need it."""
+    (B, D) float32. Weights of another precision become float32: recurrences and long convolutions need it."""
     config_class, base_model_prefix, main_input_name = SequenceConfig, 'encoder', 'input_ids'
-    _keep_in_fp32_modules_strict = ['whitening', 'body']
-
     def __init__(self, config:SequenceConfig): # its shape
         super().__init__(config)
         with torch.device('cpu'):

@@ -160,8 +160,8 @@ def _limits(shape, record): # a list in Markdown
 _USE = """```python
 import barcodemae, torch
 from transformers import AutoModel, AutoTokenizer
-folder = '{}'
-tokenizer, encoder = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
+name = '{}'
+tokenizer, encoder = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name)
 batch = tokenizer(['AACATTATATTTTATTTTTGGAATTTGATCAGG'], padding=True, return_tensors='pt')
 with torch.no_grad():
     vectors = encoder(**batch).pooler_output # (1, {}): the cosine says how related two barcodes are
