@@ -16,7 +16,7 @@ from barcodemae.model.mae import VARIANTS
 from barcodemae.settings import find_dataset, load_settings
 
 PASSES, SEEDS = 10**5, 3
-SHAPE = dict(hidden_size=128, layers=2, decoder_hidden_size=128, decoder_layers=2, validations=4,
+SHAPE = dict(hidden_size=96, layers=2, decoder_hidden_size=96, decoder_layers=2, validations=3,
              checkpoint_minutes=2)
 GROUPS = {'0.1M, not aligned': dict(aligned=False, random_offset=True), '0.1M, 4-mers': dict(k=4)}
 
