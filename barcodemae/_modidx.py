@@ -1073,6 +1073,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'barcodemae/evaluation/run.py'),
                                            'barcodemae.evaluation.run._embedded': ( 'evaluation/run.html#_embedded',
                                                                                     'barcodemae/evaluation/run.py'),
+                                           'barcodemae.evaluation.run._of_run': ( 'evaluation/run.html#_of_run',
+                                                                                  'barcodemae/evaluation/run.py'),
                                            'barcodemae.evaluation.run.ask': ('evaluation/run.html#ask', 'barcodemae/evaluation/run.py'),
                                            'barcodemae.evaluation.run.check_analyses': ( 'evaluation/run.html#check_analyses',
                                                                                          'barcodemae/evaluation/run.py'),

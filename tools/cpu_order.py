@@ -9,7 +9,6 @@ from pathlib import Path
 from gpu_checks import Part
 from gpu_kit import BOTH, SOURCES, STORE
 from gpu_order import run_job
-from barcodemae.compute import machine_record
 from barcodemae.core import read_json
 from barcodemae.data.store import prepare
 from barcodemae.model.mae import VARIANTS

@@ -77,6 +77,7 @@ def _answers(vectors, store, rank, queries, most, device): # of each query: labe
     for query, rows in asked.items():
         yield query, store.labels(rank, rows), names[nearest(vectors(rows), R, most, device=device)[0]]
 
+# %% ../../nbs/05_knn.ipynb #4e3900a5
 def knn_rows(
     method:str, # what to call it
     vectors, # function of row numbers to vectors, dense or sparse
@@ -109,6 +110,7 @@ def hit_text(
     "Answers as JSON keeps them, so that methods can be compared query by query."
     return ''.join('01'[int(r)] for r in right)
 
+# %% ../../nbs/05_knn.ipynb #72ffbce1
 def layer_rows(
     method:str, # what to call it
     layers:np.ndarray, # (N, layers, D) vectors

@@ -270,6 +270,10 @@ def run_protocol(
     first = record.get('pretraining', record)                                # of a fine-tuned encoder
     return RUN.with_modes(MODES) if first['variant'] in KNOW_MASK and first['steps'] else RUN
 
+def _of_run(name, encoder, record, store, compute): # -> an `Evaluation`
+    embedder = EncoderEmbedder(load_encoder(encoder), compute)
+    return Evaluation(name, embedder, store, record['seed'], run_protocol(record))
+
 # %% ../../nbs/evaluation/run.ipynb #39f6e608
 def evaluate_run(
     run_dir, # folder of a finished run
@@ -282,15 +286,12 @@ def evaluate_run(
     check_analyses(analyses)
     run_dir, record = Path(run_dir), read_json(Path(run_dir)/'record.json')
     store, file = store or load_dataset(read_json(run_dir/'config.json')['dataset']), run_dir/'results.json'
-    curve = [json.loads(line) for line in (run_dir/'metrics.jsonl').read_text().splitlines()]
-    curve = [line for line in curve if 'val_loss' in line]
+    lines = map(json.loads, (run_dir/'metrics.jsonl').read_text().splitlines())
+    curve = [line for line in lines if 'val_loss' in line]
     results = dict(record, encoder=encoder, evaluated_on=store.name, curve=curve)
     old = read_json(file) if file.exists() else {}
-    if all(old.get(n) == value for n, value in results.items()):
-        results = old           # of this very run
-    def asked(name, which):
-        embedder = EncoderEmbedder(load_encoder(run_dir/which), compute)
-        return Evaluation(name, embedder, store, record['seed'], run_protocol(record))
+    results = old if all(old.get(n) == v for n, v in results.items()) else results # of this very run
+    def asked(name, which): return _of_run(name, run_dir/which, record, store, compute)
     model = asked('model', encoder)
     if not {'knn', 'readings'} <= results.keys():
         results |= with_controls(model)

@@ -143,6 +143,7 @@ def found_rate(
 # parameters of 04_train by these names; all others go into its `overrides`
 _OWN = ('dataset', 'variant', 'seed', 'steps', 'minutes', 'learning_rate', 'batch_size')
 
+# %% ../../nbs/training/sweep.ipynb #b53052fa
 def make_job(cell:dict, # key -> text
              preset:str, # section of the grid
              dataset:str, # where the cell names none
@@ -250,6 +251,7 @@ def start_job(job:Job, # of a grid
                                 stderr=subprocess.STDOUT, env={**os.environ, **environment},
                                 preexec_fn=_die_with_parent)
 
+# %% ../../nbs/training/sweep.ipynb #7f3485aa
 def _why(job): # the last line of the log that names an error
     log = job.folder/'log.txt'
     lines = log.read_text(errors='replace').splitlines()
@@ -349,6 +351,7 @@ def _start(self:Sweep, job): # unless another sweep works on it
         return self._line(job, f'FAILED: {e.message}')
     self.working.append((job, process, time.time(), self.free.pop(), lock))
 
+# %% ../../nbs/training/sweep.ipynb #4136ba80
 @patch
 def _finish(self:Sweep, entry): # a process that ended
     job, process, began, slot, lock = entry
