@@ -31,6 +31,7 @@ class System:
     megabytes: float = None  # size of the download
     unverified: str = ''     # what could not be compared with the original
     folder: str = ''         # of weights that two systems share
+    supervised: bool = False # was it fitted to the labels of `train`?
 
 # %% ../../nbs/bench/registry.ipynb #2701cf24
 SYSTEMS = {}
