@@ -6,8 +6,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from barcodemae.identification.candidates import within_cap
 from barcodemae.identification.confidence import CALIBRATION_FEATURES, probability
 from barcodemae.core import InputError
-from barcodemae.identification.gaps import Pool, align_to_relative, kmer_index, realign, sampled_kmers
-from barcodemae.embedding.columns import column_vectors
+from barcodemae.data.gaps import CONSENSUS_GAIN, align, align_to_relative, kmer_index, realign, sampled_kmers
 from barcodemae.identification.classifier import Ask, Identifier
 from barcodemae.data.names import NameReport, normal_names
 from barcodemae.data.noise import NOISE, disturb, reverse_complement
@@ -82,7 +81,7 @@ def test_any_indel_is_placed_by_relatives(world, i, indels):
     for at, size, insert in sorted(indels, reverse=True):
         text = text[:at] + 'ACGTCA'[:size] + text[at:] if insert else text[:at] + text[at + size:]
     found = place([text], world['model'].consensus)
-    realign(world['model'].columns, found, world['reference'].pool)
+    realign(found, world['reference'].pool)
     both = (found.bases[0] < 4) & (whole.bases[0] < 4)
     assert ((found.bases[0] != whole.bases[0]) & both).sum() <= 12 * len(indels) + 6 * bool(indels)
     assert both.sum() >= (whole.bases[0] < 4).sum() - 60 * len(indels)
@@ -103,13 +102,30 @@ def test_what_has_nothing_to_align_is_left_as_it_is(world):
     for text in ('ACGT' * 30, ''): assert align_to_relative(base_codes(text), empty)[1] is None
     placed = place(['', 'N' * 80, 'ACGT'], world['model'].consensus)
     before = placed.bases.copy()
-    realign(world['model'].columns, placed, world['reference'].pool)
+    realign(placed, world['reference'].pool)
     assert len(before) == 3
     lone = place([world['barcodes'][0]], world['model'].consensus)
-    vectors = column_vectors(world['model'].columns, lone.bases)
-    pool = Pool(lone.bases, vectors, [(*kmer_index(lone.codes), 0)])
-    realign(world['model'].columns, lone, pool, own=np.array([0]))
+    realign(lone, world['model'].pool_of(lone), own=np.array([0]))
     assert (lone.bases < 4).sum() > 500
+
+
+@SOME
+@given(st.integers(0, 39), st.lists(INDEL, max_size=3), st.sampled_from(['both', 'plus', 'minus']), st.data())
+def test_alone_a_barcode_is_aligned_as_with_the_consensus_as_a_relative(world, i, indels, strand, data):
+    "Whole or cut, turned, with N: every field is that of a pool of one, found by its columns."
+    model, text = world['model'], world['barcodes'][i % len(world['barcodes'])]
+    for at, size, insert in sorted(indels, reverse=True):
+        text = text[:at] + 'ACGTCA'[:size] + text[at:] if insert else text[:at] + text[at + size:]
+    first, last = sorted(data.draw(st.tuples(st.integers(0, 660), st.integers(0, 660))))
+    texts = [text, reverse_complement(text), text[first:last], text[:300] + 'N' * 40 + text[340:], 'N' * 30, '']
+    pool = model.pool_of(place([model.consensus], model.consensus))
+    pool.gain, by_columns = CONSENSUS_GAIN, place(texts, model.consensus, strand)
+    realign(by_columns, pool, turn=strand == 'both')
+    for found in (align(texts, model.consensus, strand), model.align_with_gaps(texts, strand=strand)):
+        for name in ('bases', 'minus', 'score', 'extra', 'broken', 'second'):
+            assert (getattr(found, name) == getattr(by_columns, name)).all()
+        assert all(map(np.array_equal, found.codes, by_columns.codes))
+    assert len(align([], model.consensus)) == 0
 
 
 # -- candidates and confidence ---------------------------------------------------------------------------

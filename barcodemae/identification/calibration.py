@@ -16,7 +16,7 @@ from ..data.store import WIDTH, unpack
 from .candidates import ShortList, fit_ranking, fragments, leave_species_out
 from .candidates import short_list
 from .confidence import EXPECTED_NEW, calibration_features, fit_calibration
-from .gaps import realign
+from ..data.gaps import realign
 from .reference import Reference
 from .sites import codon_columns
 from .taxa import TAXA, assign_taxa
@@ -57,7 +57,7 @@ def simulate_queries(
     texts = [unpack(bases[i:i + 1, bases[i] < 5])[0] for i in some]
     moved = place(disturb(texts, 'substitutions and indels'), reference.model.consensus)
     if len(some):
-        realign(reference.model.columns, moved, reference.pool, own=rows[some])
+        realign(moved, reference.pool, own=rows[some])
     bases[some] = moved.bases
     return bases
 

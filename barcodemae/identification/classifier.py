@@ -17,7 +17,7 @@ from .calibration import reference_calibration
 from .candidates import FEWEST, KEPT, short_list
 from .confidence import OTHER_NAME, confidence_and_novelty
 from .flags import QueryBatch, far_side, quality_flags
-from .gaps import realign
+from ..data.gaps import realign
 from .reference import Reference
 from .sites import SHARED
 from .taxa import TAXA, assign_taxa, equally_near
@@ -80,7 +80,7 @@ def search(self:Identifier,
 ) -> tuple: # `QueryBatch`, and rank -> `Assigned`
     "Queries aligned, with candidates and names."
     placed = place(barcodes, self.model.consensus, self.ask.strand)
-    realign(self.model.columns, placed, self.reference.pool, turn=self.ask.strand == 'both')
+    realign(placed, self.reference.pool, turn=self.ask.strand == 'both')
     found = short_list(self.reference, placed.bases, self.ranking)
     assigned = assign_taxa(found, self.number)
     phylum = self._names(assigned, 'phylum', len(placed))

@@ -20,7 +20,7 @@ from ..data.homonyms import number_taxa
 from ..data.names import RANKS
 from ..data.store import need_splits
 from ..embedding.columns import column_vectors
-from .gaps import Pool, kmer_index, realign
+from ..data.gaps import kmer_index, realign
 from .intake import OFF_GENE, SHORTEST, Intake
 from .model import Model
 from .parts import ARRAYS, FORMAT, Rows, all_parts, listed_parts, locked, map_array
@@ -122,7 +122,7 @@ def pool(self:Reference):
         first = np.r_[0, self.bases.ends[:-1]]
         indexes = [(*(map_array(p/f'{n}.npy') for n in ('kmers', 'kmer_rows')), int(f))
                    for p, f in zip(self.parts, first)]
-        self._pool = Pool(self.bases, self.matrix, indexes)
+        self._pool = self.model.pool(self.bases, self.matrix, indexes)
     return self._pool
 
 # %% ../../nbs/identification/reference.ipynb #81af7090
@@ -235,14 +235,15 @@ def _nothing_wanted(intake, source, folder, report): # the error of a source wit
 
 # %% ../../nbs/identification/reference.ipynb #48389299
 def _relatives(folder, model, placed): # the pool of a part: itself, then up to three that are there
-    mine = model.pool_of(placed)
     parts = all_parts(folder)
     parts = parts[::max(1, -(-len(parts) // 3))]
     bases = Rows([placed.bases, *(map_array(p/'bases.npy') for p in parts)])
-    vectors = np.concatenate([mine.vectors, *(map_array(p/'vectors.npy').astype(np.float32) for p in parts)])
-    indexes = [(*(map_array(p/f'{n}.npy') for n in ('kmers', 'kmer_rows')), int(end))
+    vectors = [column_vectors(model.columns, placed.bases)]
+    vectors += [map_array(p/'vectors.npy').astype(np.float32) for p in parts]
+    indexes = [(*kmer_index(placed.codes), 0)]
+    indexes += [(*(map_array(p/f'{n}.npy') for n in ('kmers', 'kmer_rows')), int(end))
                for p, end in zip(parts, bases.ends)]
-    return Pool(bases, vectors, mine.indexes + indexes)
+    return model.pool(bases, np.concatenate(vectors), indexes)
 
 # %% ../../nbs/identification/reference.ipynb #1a1e61a9
 _ODD = dict(reversed='minus', broken_frame='broken', second_barcode='second') # flag -> attribute of `Placed`
@@ -254,7 +255,7 @@ def _flags(placed): # (N,) names of what is odd, '' for nothing
 def _write_part(folder, frame, model, counts, strand):
     placed = place(frame['dna_barcode'].to_list(), model.consensus, strand)
     pool = _relatives(folder, model, placed)
-    realign(model.columns, placed, pool, own=np.arange(len(placed)), turn=strand == 'both')
+    realign(placed, pool, own=np.arange(len(placed)), turn=strand == 'both')
     good = model.fits_gene(placed) & ((placed.bases < 4).sum(1) >= SHORTEST)
     counts[OFF_GENE] += int((~good).sum())
     counts['added'] += int(good.sum())
