@@ -19,7 +19,7 @@ PAPERMILL = $(BIN)/papermill --no-progress-bar
 SETTING = $(PY) -c 'import sys, barcodemae.settings as s; print(getattr(s.load_settings(), sys.argv[1]))'
 RUN = runs/demo
 BENCHMARK = runs/benchmark
-GRIDS = table1 figure3 depends table2 table3 scratch
+GRIDS = table1 figure3 depends lengths table2 table3 scratch
 TABLES = table1 table2 table3 scratch
 
 # data sets that may not be passed on with the project (data/README.md), where a folder beside it has them

@@ -7,15 +7,16 @@ from filelock import FileLock
 
 from barcodemae.core import InputError
 from barcodemae.settings import load_settings
+from barcodemae.training.config import make_config
 from barcodemae.training.sweep import Job, Sweep, find_grid, grid_jobs, job_state, merge_jobs, preset_for
-from barcodemae.training.sweep import read_grid
+from barcodemae.training.sweep import found_rate, read_grid, with_needs
 
 GRID = '[every]\nseed = 0, 1\n[demo]\nvariant = mae, untrained\nshape = 1-2/1-2\nsteps = 3\n'
 
 
 def test_the_grids_that_come_along():
     settings = load_settings(Path(__file__).parent)
-    for grid in ('table1', 'table2', 'table3', 'figure3', 'depends', 'scratch'):
+    for grid in ('table1', 'table2', 'table3', 'figure3', 'depends', 'lengths', 'scratch'):
         for preset in ('demo', 'mini', 'bioscan5m'):
             jobs = grid_jobs(find_grid(grid, settings), preset, preset, settings.runs)
             assert len({j.folder for j in jobs}) == len(jobs) > 1
@@ -48,7 +49,7 @@ def test_models_and_what_starts_from_them(tmp_path):
         'untrained_enc1-2_k6_steps0_seed0']
     assert first[1].parameters['overrides'] == dict(k=6, layers=2, heads=2)
     assert first[1].parameters['variant'] == 'encoder_only'
-    assert [j.needs.folder for j in second] == [first[3].folder, first[5].folder]
+    assert [[n.folder for n in j.needs] for j in second] == [[first[3].folder], [first[5].folder]]
     assert second[0].folder not in {j.folder for j in first}
     assert second[0].name == 'finetune_mae_enc1-2_dec1-2_k6_steps5_seed1'
     assert second[0].parameters['start'] == str(first[3].folder) and second[0].parameters['seed'] == 1
@@ -112,10 +113,10 @@ def test_done_broken_and_elsewhere(tmp_path):
 def test_a_job_waits_for_what_it_needs(tmp_path):
     notebook(tmp_path, WRITE)
     late, early = jobs_in(tmp_path, 2)
-    late.needs, said = early, []
+    late.needs, said = (early,), []
     assert Sweep([late, early], tmp_path, [{}, {}], log=said.append).run() == {'done': ['a1', 'a0']}
     parameters = dict(a=3, run_dir=str(tmp_path/'b')) # what it needs was made before, or by nobody
-    absent = Job('b', tmp_path/'b', 'toy', parameters, ('clustering',), needs=early)
+    absent = Job('b', tmp_path/'b', 'toy', parameters, ('clustering',), needs=(early,))
     assert Sweep([absent], tmp_path, [{}], log=said.append).run() == {'done': ['b']}
 
 
@@ -154,3 +155,32 @@ def test_command(tmp_path):
         assert done.returncode and 'Fix' in done.stderr and 'Traceback' not in done.stderr
     done = command(str(tmp_path/'g.ini'), '--dataset', 'nowhere.csv', '--preset', 'demo')
     assert done.returncode == 0 and done.stdout.count('left out') == 4
+
+
+def test_each_model_gets_the_rate_that_its_search_finds(tmp_path):
+    (tmp_path/'g.ini').write_text('[every]\nseed = 0, 1\nsteps = 8\nlearning_rate = searched\n'
+                                  '[demo]\nmodel = mae 1-2/1-2, untrained 1-2\n')
+    jobs = grid_jobs(tmp_path/'g.ini', 'demo', 'demo', tmp_path)
+    first, untrained, second = jobs[:3]
+    assert first.needs == second.needs and not untrained.needs # seeds share the search
+    assert 'learning_rate' not in untrained.parameters
+    usual = make_config('demo').learning_rate
+    tried = [j.parameters['learning_rate'] for j in first.needs]
+    assert tried == pytest.approx([usual / 2, usual, usual * 2])
+    assert {j.parameters['steps'] for j in first.needs} == {2} and first.parameters['steps'] == 8
+    assert [j.name for j in with_needs(jobs)][:4] == [j.name for j in (*first.needs, first)]
+    with pytest.raises(InputError, match='search'): found_rate(first)
+    for job, genus in zip(first.needs[1:], (50., 40.)): # the run at the lowest rate failed
+        curve = [dict(genus_1nn=99., genus_1nn_whitened=99.), dict(genus_1nn=genus, genus_1nn_whitened=60.)]
+        job.folder.mkdir(parents=True)
+        found = dict(learning_rate=job.parameters['learning_rate'], curve=curve, knn=[], readings=[])
+        (job.folder/'results.json').write_text(json.dumps(found))
+    assert found_rate(second) == usual
+
+
+def test_a_job_without_a_rate_fails_and_the_others_go_on(tmp_path):
+    notebook(tmp_path, WRITE)
+    one, other = jobs_in(tmp_path, 2)
+    one.parameters['learning_rate'], said = 'searched', []
+    found = Sweep([one, other], tmp_path, [{}], log=said.append).run()
+    assert found == {'done': [other.name], 'failed': [one.name]} and any('search' in line for line in said)

@@ -31,7 +31,8 @@ class Part:
         self.path, self.store = self.out/f'{name}.json', BarcodeStore(self.work/STORE)
         self.compute = probe_compute(load_settings().device)
         self.small = self.compute.device.type == 'cpu' # sizes for trying everything out
-        commit = (Path(__file__).parent/'commit.txt').read_text().strip()
+        kit = Path(__file__).parent/'commit.txt' # there in a packed folder
+        commit = kit.read_text().strip() if kit.exists() else machine_record()['commit']
         self.found = dict(machine=machine_record(), commit=commit, compute=self.compute.name)
         self.found['dataset'] = self.store.name
         self.found |= dict(small=self.small, errors={}, whole=False)

@@ -40,7 +40,19 @@ class LinearEmbedder(Embedder):
         desc='', # not shown: it takes no time
     ) -> np.ndarray: # (N, D) float32 of length 1, 0 where no base is known
         "One vector per barcode."
-        return column_vectors(self.table, align(check_list('barcodes', barcodes), self.consensus).bases)
+        return self.of_columns(self.columns(barcodes))
+
+    def columns(self,
+        barcodes, # list of N str
+    ) -> np.ndarray: # (N, 660) uint8, on the columns of the gene
+        "Aligned bases."
+        return align(check_list('barcodes', barcodes), self.consensus).bases
+
+    def of_columns(self,
+        bases:np.ndarray, # (N, 660) of `columns`
+    ) -> np.ndarray: # (N, D) float32 of length 1, 0 where no base is known
+        "Vectors of aligned bases."
+        return column_vectors(self.table, bases)
 
 # %% ../../nbs/embedding/rungs.ipynb #c1554cec
 MOST = 16_000 # barcodes that a table is fitted on at most

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MODES', 'TEXT_K', 'RATIOS', 'mask_tokens', 'kmer_noise', 'masked_tokens', 'embed_with_tokens_removed', 'mask_bases',
-           'embed_with_bases_removed', 'MaskingPlan', 'masked_vectors', 'masking_rows', 'masking_claims']
+           'embed_with_bases_removed', 'mask_columns', 'embed_with_columns_removed', 'MaskingPlan', 'masked_vectors',
+           'masking_rows', 'curve_hits', 'curve_gaps', 'masking_claims']
 
 # %% ../../nbs/07_masking.ipynb #78b495a0
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from ..core import InputError, progress
 from ..embedding.embed import embed, kmer_tokens
 from ..embedding.embedder import Embedder
 from ..embedding.neighbours import nearest
-from .knn import accuracy_fields, query_rows
+from .knn import accuracy_fields, hit_text, query_rows
+from ..metrics import species_interval
 from ..model.mae import BarcodeEncoder
 from ..model.tokenizer import FIRST_KMER, MASK_ID, MAX_LENGTH
 
@@ -104,6 +106,31 @@ def embed_with_bases_removed(
         return embedder.matrix([mask_bases(b, ratio, mode, n) for b, n in zip(store.sequences(rows), noise)])
     return vectors
 
+# %% ../../nbs/07_masking.ipynb #3cb69781
+def mask_columns(
+    bases:np.ndarray, # (N, 660) uint8, on the columns of the gene
+    ratio:float, # share of k-mers to take
+    noise:np.ndarray, # (N, k-mers) random numbers; the smallest are taken
+) -> np.ndarray: # (N, 660) uint8, 4 where unknown
+    "Make floor(ratio * n) of each barcode's n whole k-mers unknown."
+    kmers = bases.reshape(len(bases), -1, TEXT_K)  # (N, k-mers, 6)
+    whole = (kmers < 4).all(2)
+    count = whole.sum(1, keepdims=True) * round(100 * ratio) // 100
+    taken = np.where(whole, noise, 2).argsort(1).argsort(1) < count
+    return np.where((whole & ~taken)[:, :, None], kmers, 4).reshape(bases.shape)
+
+def embed_with_columns_removed(
+    embedder:Embedder, # with `columns` and `of_columns`
+    store, # a `BarcodeStore`
+): # function of (rows, ratio, mode, draw) to vectors (N, D)
+    "Vectors of barcodes with k-mers made unknown after their alignment, in both modes."
+    aligned = {} # of the rows that were asked before
+    def vectors(rows, ratio, mode, draw):
+        if (key := rows.tobytes()) not in aligned:
+            aligned[key] = embedder.columns(store.sequences(rows))
+        return embedder.of_columns(mask_columns(aligned[key], ratio, kmer_noise(rows, draw, TEXT_K)))
+    return vectors
+
 # %% ../../nbs/07_masking.ipynb #c79d8285
 RATIOS = tuple(i / 10 for i in range(10))
 
@@ -134,9 +161,12 @@ def masked_vectors(
     embedder:Embedder, # any
     store, # a `BarcodeStore`
 ): # function of (rows, ratio, mode, draw) to vectors (N, D)
-    "Of tokens, where that is possible, otherwise of text."
-    tokens = isinstance(getattr(embedder, 'encoder', None), BarcodeEncoder)
-    return (embed_with_tokens_removed if tokens else embed_with_bases_removed)(embedder, store)
+    "Of tokens or columns, where that is possible, otherwise of text."
+    if isinstance(getattr(embedder, 'encoder', None), BarcodeEncoder):
+        return embed_with_tokens_removed(embedder, store)
+    if hasattr(embedder, 'of_columns'):
+        return embed_with_columns_removed(embedder, store)
+    return embed_with_bases_removed(embedder, store)
 
 # %% ../../nbs/07_masking.ipynb #8c1c867c
 def masking_rows(
@@ -144,6 +174,7 @@ def masking_rows(
     store, # a `BarcodeStore` with partition `train` and the query
     plan:MaskingPlan=MaskingPlan(), # what is taken from which barcodes
     whole=None, # function of row numbers to vectors of whole barcodes, where they are there already
+    hits:bool=False, # with a 1 for each query whose genus is right and a 0 for the others, as text?
 ) -> list: # dictionaries, see `AccuracyRow`
     "Genus 1-NN with k-mers taken away (§3.4, Figure 3). Raises `InputError` for a barcode with none left."
     vectors, device = masked_vectors(embedder, store), embedder.compute.device
@@ -158,7 +189,31 @@ def masking_rows(
         predicted = genus[nearest(queries, reference, device=device)[0][:, 0]]
         asked = dict(mode=mode, setting=setting, ratio=ratio, draw=draw, query=plan.query)
         found.append(accuracy_fields(truth, predicted, **asked))
+        if hits:
+            found[-1]['hits'] = hit_text(predicted == truth)
     return found
+
+# %% ../../nbs/07_masking.ipynb #ae7d8759
+def curve_hits(
+    rows:list, # of `masking_rows` with `hits`, of one model
+    mode='removed', # of `MODES`
+    setting='query', # or both
+) -> dict: # share -> (Q,) how often each query is right, 0 to 1, over draws
+    "A curve of Figure 3 by its queries."
+    found = {}
+    for r in rows:
+        if (r['mode'], r['setting']) == (mode, setting):
+            found.setdefault(r['ratio'], []).append([h == '1' for h in r['hits']])
+    return {ratio: np.mean(found[ratio], 0) for ratio in sorted(found)}
+
+def curve_gaps(
+    first:dict, # of `curve_hits`
+    second:dict, # of the same queries
+    species:np.ndarray, # (Q,) labels of the queries
+) -> dict: # share -> mean difference and the ends of its 95 % interval, in points
+    "How far a curve is above another at the shares that both have."
+    return {ratio: species_interval(first[ratio] - second[ratio], species)
+            for ratio in first if ratio in second}
 
 # %% ../../nbs/07_masking.ipynb #b58c698c
 def _curve(rows, mode, setting): # ratio -> mean accuracy

@@ -242,12 +242,16 @@ def ask(
 # %% ../../nbs/evaluation/run.ipynb #9a36a066
 def with_controls(
     model:Evaluation, # of an encoder of this library
-) -> dict: # lists `knn` and `readings`
+) -> dict: # lists `knn` and `readings`; `species` of the queries with `hits`, as numbers
     "1-NN of an encoder and its controls."
     encoder, compute = model.embedder.encoder, model.embedder.compute
     controls = dict(untrained=EncoderEmbedder(untrained_encoder(encoder.config, model.seed), compute))
     controls |= {f'kmer{k}': KmerEmbedder(k, compute) for k in (4, 6)}
     found = dict(knn=model.knn(), readings=model.readings())
+    asked = model.store.rows('test_unseen') if 'test_unseen' in model.store.splits else model.rows[:0]
+    species = model.store.labels('species', asked[model.store.labels('genus', asked) != ''])
+    species = [s or f'(barcode {i})' for i, s in enumerate(species)]
+    found['species'] = np.unique(species, return_inverse=True)[1].tolist()
     for name, embedder in controls.items():
         control = Evaluation(name, embedder, model.store, model.seed, model.protocol)
         found['knn'] += control.knn()
@@ -271,6 +275,7 @@ def evaluate_run(
     store=None, # a `BarcodeStore`; the run's own data set where absent
     compute=None, # where and in which precision, by probing where absent
     analyses=(), # of `ANALYSES`, beyond 1-NN
+    encoder:str='best', # or last: what nothing chose; then the best is asked beside it, as `lowest_loss`
 ) -> dict: # what is in its `results.json` afterwards
     "Evaluate a run. Raises `InputError` for an unfinished run or an unknown analysis."
     check_analyses(analyses)
@@ -278,13 +283,17 @@ def evaluate_run(
     store, file = store or load_dataset(read_json(run_dir/'config.json')['dataset']), run_dir/'results.json'
     curve = [json.loads(line) for line in (run_dir/'metrics.jsonl').read_text().splitlines()]
     curve = [line for line in curve if 'val_loss' in line]
-    results = dict(record, encoder='best', evaluated_on=store.name, curve=curve)
+    results = dict(record, encoder=encoder, evaluated_on=store.name, curve=curve)
     old = read_json(file) if file.exists() else {}
     if all(old.get(n) == value for n, value in results.items()):
         results = old           # of this very run
-    embedder = EncoderEmbedder(load_encoder(run_dir/'best'), compute)
-    model = Evaluation('model', embedder, store, record['seed'], run_protocol(record))
+    def asked(name, which):
+        embedder = EncoderEmbedder(load_encoder(run_dir/which), compute)
+        return Evaluation(name, embedder, store, record['seed'], run_protocol(record))
+    model = asked('model', encoder)
     if not {'knn', 'readings'} <= results.keys():
         results |= with_controls(model)
+        if encoder == 'last' and record['best'] and record['best']['step'] < record['steps']:
+            results['readings'] += asked('lowest_loss', 'best').readings()
         write_json(file, results)
     return ask(model, analyses, results, file)
