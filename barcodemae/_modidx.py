@@ -158,6 +158,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'barcodemae/bench/hyenadna.py'),
                                            'barcodemae.bench.hyenadna.read_config': ( 'bench/hyenadna.html#read_config',
                                                                                       'barcodemae/bench/hyenadna.py')},
+            'barcodemae.bench.linear': {'barcodemae.bench.linear._fit': ('bench/linear.html#_fit', 'barcodemae/bench/linear.py')},
             'barcodemae.bench.nucleotide_transformer': { 'barcodemae.bench.nucleotide_transformer.NucleotideTransformer': ( 'bench/nucleotide_transformer.html#nucleotidetransformer',
                                                                                                                             'barcodemae/bench/nucleotide_transformer.py'),
                                                          'barcodemae.bench.nucleotide_transformer.NucleotideTransformer.__init__': ( 'bench/nucleotide_transformer.html#nucleotidetransformer.__init__',

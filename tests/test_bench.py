@@ -226,6 +226,14 @@ def test_what_was_fitted_to_labels_is_marked(store, tmp_path):
     assert shown_name(bench._run_facts(run)) == 'mae 1-2'
 
 
+def test_linear_controls_are_fitted_to_the_unlabelled_barcodes_of_a_data_set(store, tmp_path):
+    with pytest.raises(InputError, match='give load a store'): load('pca256', compute=CPU)
+    for name in ('pca256', 'columns256'):
+        found = bench_system(name, store, tmp_path/name, compute=CPU, analyses=('knn',))
+        assert found['width'] == 256 and not found['supervised'] and found['pretrained_on'].startswith('pretrain')
+        assert found['knn'][0]['accuracy'] > 5                                    # by chance below 1
+
+
 def test_what_is_finished_of_a_grid(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('BARCODEMAE_RUNS', str(tmp_path))
     grid = tmp_path/'two.ini'

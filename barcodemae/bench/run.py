@@ -163,7 +163,7 @@ def bench_system(
     check_analyses(analyses)
     results = _begin(file, known[name], store, source)
     try:
-        asked = Aligner(name, store) if name in ALIGNERS else load(name, source, compute)
+        asked = Aligner(name, store) if name in ALIGNERS else load(name, source, compute, store)
     except InputError as e:
         write_json(file, results | dict(absent=str(e)))
         return results | dict(absent=str(e))
