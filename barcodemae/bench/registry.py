@@ -38,7 +38,7 @@ class System:
 SYSTEMS = {}
 # that add systems when they are imported
 MODULES = ('linear', 'barcodebert', 'dnabert', 'nucleotide_transformer', 'hyenadna', 'caduceus',
-           'cnn')
+           'barcodemamba', 'cnn')
 
 def register(
     system:System, # a second one of the same name replaces the first
