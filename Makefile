@@ -21,6 +21,7 @@ RUN = runs/demo
 BENCHMARK = runs/benchmark
 GRIDS = table1 figure3 depends lengths table2 table3 scratch
 TABLES = table1 table2 table3 scratch
+BOARD = architectures
 
 # data sets that may not be passed on with the project (data/README.md), where a folder beside it has them
 export BARCODEMAE_COI_MINI ?= $(wildcard $(CURDIR)/../shared/data/coi_mini.csv.gz)
@@ -72,16 +73,13 @@ paper: setup
 	    echo "paper: tables are in $$place, figures in figures"; exit $$failed
 
 # models are trained that are not there yet; systems that were asked before are skipped, those without weights
-# or program are named
+# or program are named; BOARD="architectures scratch" adds fine-tuned encoders
 leaderboard: setup
-	@dataset=$${DATASET:-$$($(SETTING) dataset)}; name=$$(basename "$$dataset"); \
-	    runs=$$($(SETTING) runs); grids="table1 architectures"; failed=0; \
-	    place=runs/leaderboard/$$name; mkdir -p "$$place"; \
-	    $(BARCODEMAE) sweep $$grids --dataset "$$dataset" || failed=1; \
+	@dataset=$${DATASET:-$$($(SETTING) dataset)}; failed=0; \
+	    place=runs/leaderboard/$$(basename "$$dataset"); mkdir -p "$$place"; \
+	    $(BARCODEMAE) sweep $(BOARD) --dataset "$$dataset" || failed=1; \
 	    $(BARCODEMAE) cnn "$$place/cnn" --dataset "$$dataset" --epochs 5 || failed=1; \
-	    finished=$$($(BARCODEMAE) sweep $$grids --dataset "$$dataset" --list \
-	        | sed -n "s|^done *|$$runs/grids/$$name/|p"); \
-	    $(BARCODEMAE) bench --dataset "$$dataset" --runs $$finished --cnn "$$place/cnn" || failed=1; \
+	    $(BARCODEMAE) bench --dataset "$$dataset" --grids $(BOARD) --cnn "$$place/cnn" || failed=1; \
 	    $(PAPERMILL) nbs/experiments/leaderboard.ipynb "$$place/leaderboard.ipynb" -p dataset "$$dataset" \
 	        -p kept "$(CURDIR)/$$place/leaderboard.json" || failed=1; \
 	    echo "leaderboard: $$place/leaderboard.ipynb, its figure is in figures"; exit $$failed

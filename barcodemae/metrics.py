@@ -85,6 +85,6 @@ def harmonic_mean(
     accuracy:float, # percent
     ami:float, # adjusted mutual information, at most 1; below 0 counts as 0
 ) -> float: # percent
-    "Harmonic mean of genus accuracy and BIN AMI (paper, Table 1)."
+    "Harmonic mean of genus accuracy and OTU AMI (of BINs in the paper, Table 1)."
     ami = 100 * max(ami, 0)
     return 2 * accuracy * ami / (accuracy + ami) if accuracy + ami else 0.

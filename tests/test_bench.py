@@ -5,7 +5,8 @@ import numpy as np, pytest, torch
 
 from barcodemae.bench import run as bench
 from barcodemae.bench.registry import System, load, register, systems
-from barcodemae.bench.run import bench_jobs, bench_protocol, bench_state, bench_system, main
+from barcodemae.bench.run import bench_jobs, bench_place, bench_protocol, bench_state, bench_system
+from barcodemae.bench.run import finished_runs, known_systems, main
 from barcodemae.compute import Compute
 from barcodemae.core import InputError, read_json, write_json
 from barcodemae.embedding.embedder import EncoderEmbedder
@@ -13,7 +14,7 @@ from barcodemae.embedding.kmers import kmer_counts
 from barcodemae.embedding.neighbours import nearest
 from barcodemae.evaluation.knn import untrained_encoder
 from barcodemae.evaluation.masking import kmer_noise, mask_bases, mask_tokens
-from barcodemae.evaluation.report import kept_bench
+from barcodemae.evaluation.report import kept_bench, shown_name
 from barcodemae.evaluation.run import SHORT as PROTOCOL, Evaluation, evaluate_run
 from barcodemae.model.mae import BarcodeMAEConfig
 from barcodemae.data.store import load_dataset, pack
@@ -212,3 +213,35 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     board = kept_bench(tmp_path/'kept.json', place, look=True)
     assert board['kmer4']['knn'][0]['rank'] == 'genus' and len(board['kmer4']['knn']) == 2
     assert board == kept_bench(tmp_path/'kept.json', place, look=False)
+
+
+def test_what_was_fitted_to_labels_is_marked(store, tmp_path):
+    marked = {name for name, system in known_systems().items() if system.supervised}
+    assert marked == {'cnn', 'sintax'}
+    assert shown_name(bench_system('cnn', store, tmp_path/'cnn', compute=CPU)) == 'cnn (supervised)'
+    assert shown_name(bench_system('kmer3', store, tmp_path/'kmer3', compute=CPU, analyses=())) == 'kmer3'
+    run = dict(variant='mae', steps=7, layers=1, heads=2, k=6, seed=0, dataset='d', barcodes_seen=9)
+    tuned = dict(supervised=True, seed=0, dataset='d', pretraining=run)
+    assert shown_name(bench._run_facts(tuned)) == 'mae 1-2 fine-tuned (supervised)'
+    assert shown_name(bench._run_facts(run)) == 'mae 1-2'
+
+
+def test_linear_controls_are_fitted_to_the_unlabelled_barcodes_of_a_data_set(store, tmp_path):
+    with pytest.raises(InputError, match='give load a store'): load('pca256', compute=CPU)
+    for name in ('pca256', 'columns256'):
+        found = bench_system(name, store, tmp_path/name, compute=CPU, analyses=('knn',))
+        assert found['width'] == 256 and not found['supervised'] and found['pretrained_on'].startswith('pretrain')
+        assert found['knn'][0]['accuracy'] > 5                                    # by chance below 1
+
+
+def test_what_is_finished_of_a_grid(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('BARCODEMAE_RUNS', str(tmp_path))
+    grid = tmp_path/'two.ini'
+    grid.write_text('[demo]\nmodel = mae 1-2/1-2, hyena 1-2\nsteps = 7\nanalyses = probe\n')
+    assert finished_runs([grid], 'demo') == [] and capsys.readouterr().out.count('not on the board') == 2
+    name = 'hyena_enc1-2_k6_steps7_seed0'
+    write_json(tmp_path/'grids/demo'/name/'results.json', dict(knn=[], readings=[], probe=[]))
+    assert finished_runs([grid], 'demo') == [tmp_path/'grids/demo'/name]
+    assert 'mae_enc1-2_dec1-2_k6_steps7_seed0 is missing' in capsys.readouterr().out
+    assert bench_place('demo') == tmp_path/'bench/demo'
+    assert bench_place('/some/where.csv').parent == tmp_path/'bench'

@@ -4,8 +4,8 @@ from hypothesis import given, settings, strategies as st
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 
-from barcodemae.evaluation.clustering import agreement, clustering_rows, cut, estimate_clusters, umap_reduce
-from barcodemae.evaluation.clustering import ward, ward_tree
+from barcodemae.evaluation.clustering import agreement, cluster_labels, clustering_rows, cut, estimate_clusters
+from barcodemae.evaluation.clustering import otu_name, umap_reduce, ward, ward_tree
 
 
 @settings(max_examples=30, deadline=None)
@@ -34,19 +34,19 @@ def test_faults(x, n, message):
 
 def test_agreement_is_scikit_learns_without_the_unlabelled():
     random = np.random.default_rng(0)
-    bins, clusters = random.choice(['', 'a', 'b', 'c'], 200), random.integers(0, 5, 200)
-    known = bins != ''
-    ami = adjusted_mutual_info_score(bins[known], clusters[known])
-    assert agreement(bins, clusters) == dict(n=known.sum(), missing=(~known).sum(), ami=ami)
-    assert agreement(bins[known], bins[known])['ami'] == 1
+    otus, clusters = random.choice(['', 'a', 'b', 'c'], 200), random.integers(0, 5, 200)
+    known = otus != ''
+    ami = adjusted_mutual_info_score(otus[known], clusters[known])
+    assert agreement(otus, clusters) == dict(n=known.sum(), missing=(~known).sum(), ami=ami)
+    assert agreement(otus[known], otus[known])['ami'] == 1
     with pytest.raises(ValueError, match='no barcode has a label'):
         agreement(np.array(['', '']), np.arange(2))
 
 
-def test_onehot_bins_give_the_bins():
-    bins = np.random.default_rng(0).permutation(np.repeat([f'BIN{i}' for i in range(12)], 7))
-    vectors = (bins[:, None] == np.unique(bins)).astype(float)
-    for row in clustering_rows(vectors, dict(dna_bin=bins, species=bins), reductions=('none',)):
+def test_onehot_otus_give_the_otus():
+    otus = np.random.default_rng(0).permutation(np.repeat([f'OTU:{i}' for i in range(12)], 7))
+    vectors = (otus[:, None] == np.unique(otus)).astype(float)
+    for row in clustering_rows(vectors, dict(OTU=otus, species=otus), reductions=('none',)):
         assert row['ami'] == 1 and row['clusters'] == 12, row
 
 
@@ -67,3 +67,12 @@ def test_umap_leaves_torchs_threads_alone():
         assert umap_reduce(np.random.default_rng(0).normal(size=(40, 6)), 3).shape == (40, 3)
         assert torch.get_num_threads() == 1
     finally: torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize('start, name', [('BOLD:', 'BIN'), ('OTU:', 'OTU'), ('SIM:', 'OTU')])
+def test_labels_are_called_what_the_ids_say(start, name):
+    ids = [f'{start}{i}' for i in range(3)] + ['']
+    class Store:
+        def labels(self, column, rows): return np.array(ids)[rows] if column == 'dna_bin' else np.array(['x'])[rows * 0]
+    assert list(cluster_labels(Store(), np.arange(4))) == [name, 'species', 'genus']
+    assert otu_name(ids) == name and otu_name([*ids, 'OTU:9']) == otu_name(['']) == 'OTU'

@@ -91,7 +91,7 @@ def test_saved_and_loaded(store, trained):
     model, folder = trained
     assert sorted(p.name for p in folder.iterdir()) == ['config.json', 'model.safetensors']
     assert not list(folder.parent.glob('.tmp-*'))
-    assert 'supervised' in systems()['cnn'].pretrained_on
+    assert systems()['cnn'].supervised
     for source in (folder, folder/'model.safetensors'):
         again = load('cnn', source, CPU)
         assert np.array_equal(again.encode(BARCODES), CnnEmbedder(model, CPU).encode(BARCODES))

@@ -44,6 +44,11 @@ def test_selective_scan_is_the_loop(rows, T, D, N, pace):
     close(selective_scan, plain_scan, inputs(rows, T, (D,), (D, N), N, pace))
 
 
+def test_selective_scan_of_more_rows_than_are_scanned_at_a_time():
+    torch.manual_seed(0)
+    close(selective_scan, plain_scan, inputs(70, 11, (32,), (32, 16), 16, 0))
+
+
 @settings(max_examples=12, deadline=None)
 @given(ROWS, st.integers(1, 150), st.integers(1, 4), STATES, PACE)
 def test_head_scan_is_the_loop(rows, T, H, N, pace):

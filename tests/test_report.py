@@ -5,7 +5,7 @@ import pytest
 
 from barcodemae import cli
 from barcodemae.core import InputError, write_json
-from barcodemae.evaluation.report import accuracy_row, kept_runs, table
+from barcodemae.evaluation.report import accuracy_row, brief_bench, kept_runs, otu_ami, otu_row, table
 
 
 def results(accuracy, **more):
@@ -54,3 +54,14 @@ def test_a_broken_run_is_named_and_the_rest_makes_the_table(tmp_path, text, caps
     (tmp_path/'a/results.json').write_text(text)
     assert list(kept_runs(tmp_path/'kept.json', {n: tmp_path/n for n in 'abc'})) == ['b']
     assert f"{tmp_path/'a'}" in (said := capsys.readouterr().out) and 'Fix' in said
+
+
+def test_otus_are_called_what_the_data_set_calls_them():
+    def row(target, number_from='species', reduction='umap', ami=.5):
+        return dict(target=target, number_from=number_from, reduction=reduction, ami=ami)
+    for name in ('OTU', 'BIN'):
+        others = [row(name, 'estimated', ami=.1), row(name, reduction='none', ami=.2), row('species', ami=.3)]
+        found = results(40., clustering=[*others, row(name)])
+        assert otu_row(found) == row(name) and otu_ami(found) == .5
+        assert brief_bench(found)['otus'] == row(name)
+    assert otu_ami(results(40.)) is None and otu_row(results(40., clustering=[row('species')])) is None

@@ -216,8 +216,7 @@ def predict(self:CnnEmbedder,
     return self.model.classes[p.argmax(1)], p.max(1)
 
 register(System('cnn', lambda source, compute: CnnEmbedder(load_cnn(source), compute),
-                'supervised: the names in train of the data set it was trained on',
-                'idea of Badirli et al. 2021; trained here', 'MIT',
+                'train of the data set', 'idea of Badirli et al. 2021; trained here', 'MIT', supervised=True,
                 unverified='sizes, order of the parts and training are choices made here'));
 
 # %% ../../nbs/bench/cnn.ipynb #ef202398

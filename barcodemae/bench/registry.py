@@ -23,7 +23,7 @@ from .weights import find_weights
 class System:
     "A line of the registry: what a system is, where it comes from, what is not certain about it."
     name: str                # also the folder's name under `checkpoints`, where `folder` says no other
-    make: Callable           # function of (folder or file of weights or None, Compute) to an Embedder
+    make: Callable           # function of (weights, Compute) to an Embedder; weights: folder, file or None
     pretrained_on: str       # '' where nothing was learned
     source: str              # paper or repository
     licence: str             # of the weights or the program
@@ -31,11 +31,14 @@ class System:
     megabytes: float = None  # size of the download
     unverified: str = ''     # what could not be compared with the original
     folder: str = ''         # of weights that two systems share
+    supervised: bool = False # was it fitted to the labels of `train`?
+    fitted: bool = False     # to unlabelled barcodes of a data set: `make` gets a `BarcodeStore` for weights
 
 # %% ../../nbs/bench/registry.ipynb #2701cf24
 SYSTEMS = {}
 # that add systems when they are imported
-MODULES = ('barcodebert', 'dnabert', 'nucleotide_transformer', 'hyenadna', 'caduceus', 'barcodemamba', 'cnn')
+MODULES = ('linear', 'barcodebert', 'dnabert', 'nucleotide_transformer', 'hyenadna', 'caduceus',
+           'barcodemamba', 'cnn')
 
 def register(
     system:System, # a second one of the same name replaces the first
@@ -55,6 +58,7 @@ def load(
     name:str, # of a system
     source=None, # folder or file with weights; where absent, under `checkpoints`, then on the hub
     compute:Compute=None, # where and in which precision, by probing where absent
+    store=None, # a `BarcodeStore`, for systems that are fitted to one
 ) -> Embedder:
     "The embedder of that name. Raises `InputError` for an unknown name, missing or unfit weights."
     known = systems()
@@ -62,6 +66,10 @@ def load(
         raise InputError('no such system', record=name, fix=f"choose one of {', '.join(known)}")
     system = known[name]
     weights = find_weights(system, source) if system.hub_id or source else None
+    if system.fitted:
+        weights = store
+        if store is None:
+            raise InputError('this system is fitted to barcodes', record=name, fix='give load a store')
     embedder = system.make(weights, compute or probe_compute(load_settings().device))
     embedder.name = name
     return embedder

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TARGETS', 'REDUCTIONS', 'ward_tree', 'cut', 'ward', 'agreement', 'umap_reduce', 'silhouettes', 'silhouette_curve',
-           'estimate_clusters', 'ClusterRow', 'clustering_store_rows', 'clustering_rows', 'composition',
-           'draw_composition']
+           'estimate_clusters', 'ClusterRow', 'clustering_store_rows', 'otu_name', 'cluster_labels', 'clustering_rows',
+           'composition', 'draw_composition']
 
 # %% ../../nbs/06_clustering.ipynb #64025f57
 from dataclasses import asdict, dataclass
@@ -128,12 +128,13 @@ def estimate_clusters(
     return max(curve, key=curve.get)
 
 # %% ../../nbs/06_clustering.ipynb #00ede93c
-TARGETS, REDUCTIONS = ('dna_bin', 'species', 'genus'), ('umap', 'none')
+TARGETS = ('dna_bin', 'species', 'genus') # columns that clusters are compared with
+REDUCTIONS = ('umap', 'none')
 
 @dataclass
 class ClusterRow:
     "One agreement of clusters with labels."
-    target: str      # whose labels, of `TARGETS`
+    target: str      # whose labels, see `cluster_labels`
     n: int           # barcodes with a label
     missing: int     # barcodes without one
     ami: float       # adjusted mutual information, from about 0 to 1
@@ -152,6 +153,22 @@ def clustering_store_rows(
                          fix='give a data set with these partitions')
     return rows
 
+# %% ../../nbs/06_clustering.ipynb #21a3bcbb
+def otu_name(
+    ids, # of str, '' where unknown
+) -> str: # BIN or OTU
+    "What the OTUs of a data set are called: BINs where all known ids are BOLD's."
+    known = [i for i in set(ids) if i]
+    return 'BIN' if known and all(i.startswith('BOLD:') for i in known) else 'OTU'
+
+def cluster_labels(
+    store, # a `BarcodeStore`
+    rows, # (n,) row numbers
+) -> dict: # OTU or BIN, species and genus -> (n,) labels, '' where unknown
+    "What clusters are compared with."
+    otus, *others = (store.labels(column, rows) for column in TARGETS)
+    return {otu_name(otus): otus} | dict(zip(TARGETS[1:], others))
+
 # %% ../../nbs/06_clustering.ipynb #c239244a
 def clustering_rows(
     vectors:np.ndarray, # (N, D)
@@ -160,7 +177,7 @@ def clustering_rows(
     seed:int=0, # of UMAP
 ) -> list: # dictionaries, see `ClusterRow`
     "Zero-shot clustering of vectors against each target."
-    found, targets = [], [t for t in TARGETS if t in labels and (labels[t] != '').any()]
+    found, targets = [], [t for t in labels if (labels[t] != '').any()]
     n_species = max(1, len(set(labels['species']) - {''}))
     for reduction in progress(reductions, desc='clustering', unit='reductions'):
         if reduction == 'umap':

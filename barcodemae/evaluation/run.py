@@ -21,9 +21,9 @@ from ..model.sequence import load_encoder
 from ..embedding.embedder import Embedder, EncoderEmbedder, KmerEmbedder
 from ..embedding.neighbours import WIDEST
 from .knn import QUERIES, UNSEEN, knn_rows, layer_rows, untrained_encoder
-from .report import accuracy_row, bin_ami
+from .report import accuracy_row, otu_ami
 from .linear_probe import PROBES, probe_rows
-from .clustering import TARGETS, clustering_rows, clustering_store_rows
+from .clustering import cluster_labels, clustering_rows, clustering_store_rows
 from .masking import MODES, MaskingPlan, masking_rows
 from ..metrics import harmonic_mean
 
@@ -143,12 +143,11 @@ def readings(self:Evaluation) -> list: # dictionaries, see `AccuracyRow`, with l
 # %% ../../nbs/evaluation/run.ipynb #4bde9424
 @patch
 def clustering(self:Evaluation) -> list: # dictionaries, see `clustering_rows`
-    "Agreement of clusters of `test` and `test_unseen` with BINs, species and genera."
+    "Agreement of clusters of `test` and `test_unseen` with OTUs, species and genera."
     if self.left_out('clustering'):
         return []
     rows = clustering_store_rows(self.store)
-    labels = {t: self.store.labels(t, rows) for t in TARGETS}
-    return clustering_rows(self.dense(rows), labels, seed=self.seed)
+    return clustering_rows(self.dense(rows), cluster_labels(self.store, rows), seed=self.seed)
 
 @patch
 def probe(self:Evaluation) -> list: # dictionaries, see `probe_rows`
@@ -235,7 +234,7 @@ def ask(
             results['notes'] = results.get('notes', {}) | asked.notes
         if asked.embedding:
             results['embedding'] = asked.embedding
-        if None not in (ami := bin_ami(results), results.get('knn')):
+        if None not in (ami := otu_ami(results), results.get('knn')):
             results['harmonic_mean'] = harmonic_mean(accuracy_row(results, asked.name)['accuracy'], ami)
         write_json(file, results)
     return results

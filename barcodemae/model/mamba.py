@@ -12,25 +12,72 @@ import math
 import torch
 from fastcore.basics import patch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 from .hyena import NucleotideModel, short_convolution
 
 # %% ../../nbs/model/mamba.ipynb #3b051642
-def _scan_block(x, dt, A, B, C, h): # (Q, B, D), (Q, B, D), (N, D), (Q, B, N), (Q, B, N), (B, N, D)
-    "Output of a block of Q bases (Q, B, D) and the state after it (B, N, D)."
-    decay, write = torch.exp(dt[:, :, None] * A), (dt * x)[:, :, None] * B[..., None]    # (Q, B, N, D)
-    if torch.is_grad_enabled():
-        states = []
-        for d, w in zip(decay.unbind(0), write.unbind(0)):
-            h = torch.addcmul(w, d, h)
-            states.append(h)
-        states = torch.stack(states)
-    else:
-        for d, w in zip(decay.unbind(0), write.unbind(0)):
-            h = w.addcmul_(d, h)
-        states, h = write, h.clone()
-    return (C[:, :, None] @ states)[:, :, 0], h
+def _fill_block(x, dt, A, B, before, memory): # decay and states of Q bases, into `memory` (2, Q, B, N, D)
+    decay, states = memory
+    torch.mul(dt[:, :, None], A, out=decay).exp_()
+    torch.mul((dt * x)[:, :, None], B[..., None], out=states)
+    for d, state in zip(decay.unbind(0), states.unbind(0)):
+        before = state.addcmul_(d, before)
+
+def _scan(x, dt, A, B, C, size): # (T, B, D), (T, B, D), (N, D), (T, B, N), (T, B, N), Q
+    "Output (T, B, D), and the state before each block (blocks, B, N, D)."
+    y, state, before = torch.empty_like(x), x.new_zeros(x.shape[1], *A.shape), []
+    memory = x.new_empty(2, size, *state.shape)
+    for x_, dt_, B_, C_, y_ in zip(*(t.split(size) for t in (x, dt, B, C, y))):
+        before.append(state)
+        _fill_block(x_, dt_, A, B_, state, memory[:, :len(x_)])
+        states = memory[1, :len(x_)]
+        torch.matmul(C_[:, :, None], states, out=y_[:, :, None])
+        state = states[-1].clone()
+    return y, torch.stack(before)
+
+# %% ../../nbs/model/mamba.ipynb #7f89f5a5
+def _block_gradients(block, A, before, later, memory): # `later` (B, N, D) becomes the gradient of `before`
+    "Gradients of x, dt, B and C (Q, ...), and of A; `block` are these four and the gradient of the output."
+    x, dt, B, C, g = block
+    decay, states, to_states, to_rates = memory[:, :len(x)]
+    _fill_block(x, dt, A, B, before, memory[:2, :len(x)])
+    torch.mul(g[:, :, None], C[..., None], out=to_states)
+    to_states[-1] += later
+    for t in reversed(range(len(x) - 1)):
+        to_states[t].addcmul_(decay[t + 1], to_states[t + 1])
+    torch.mul(decay[0], to_states[0], out=later)
+    to_C = (g[:, :, None] @ states.mT)[:, :, 0]
+    to_B = ((dt * x)[:, :, None] @ to_states.mT)[:, :, 0]
+    to_inputs = (B[:, :, None] @ to_states)[:, :, 0]                     # of dt x
+    torch.mul(to_states, decay, out=to_rates)                            # of dt A
+    to_rates[1:].mul_(states[:-1])
+    to_rates[0].mul_(before)
+    to_A = torch.mul(to_rates, dt[:, :, None], out=to_states).sum((0, 1))
+    to_dt = to_rates.mul_(A).sum(2).addcmul_(to_inputs, x)
+    return (to_inputs * dt, to_dt, to_B, to_C), to_A
+
+# %% ../../nbs/model/mamba.ipynb #4d469955
+class _SelectiveScan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, dt, B, C, A, size):
+        y, before = _scan(x, dt, A, B, C, size)
+        ctx.save_for_backward(x, dt, B, C, A, before)
+        ctx.size = size
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        *inputs, A, before = ctx.saved_tensors
+        later, to_A, found = torch.zeros_like(before[0]), torch.zeros_like(A), []
+        memory = g.new_empty(4, ctx.size, *later.shape)
+        blocks = list(zip(*(t.split(ctx.size) for t in (*inputs, g))))
+        for block, state in zip(reversed(blocks), before.flip(0)):
+            gradients, some = _block_gradients(block, A, state, later, memory)
+            found.append(gradients)
+            to_A += some
+        return *(torch.cat(parts[::-1]) for parts in zip(*found)), to_A, None
 
 # %% ../../nbs/model/mamba.ipynb #c6e7ae76
 def selective_scan(x:torch.Tensor, # (B, T, D)
@@ -40,18 +87,13 @@ def selective_scan(x:torch.Tensor, # (B, T, D)
                    C:torch.Tensor # (B, T, N): how it is read
                   ) -> torch.Tensor: # (B, T, D) float32
     "Mamba-1's output at every base."
-    x, dt, B, C = (t.float().transpose(0, 1) for t in (x, dt, B, C))                     # (T, B, ...)
-    A, ys = A.float().T.contiguous(), []
-    h = x.new_zeros(x.shape[1], *A.shape)                                                # (B, N, D)
-    size = 32 if x.is_cuda else min(max(2**19 // h.numel(), 4), 32) # what a CPU's cache holds
-    for x_, dt_, B_, C_ in zip(*(t.split(size) for t in (x, dt, B, C))):
-        options = dict(use_reentrant=False, preserve_rng_state=False)
-        if torch.is_grad_enabled():
-            y, h = checkpoint(_scan_block, x_, dt_, A, B_, C_, h, **options)
-        else:
-            y, h = _scan_block(x_, dt_, A, B_, C_, h)
-        ys.append(y)
-    return torch.cat(ys).transpose(0, 1)
+    rows, size = (len(x), 32) if x.is_cuda else (max(1, 2**15 // A.numel()), 8) # what a CPU's cache holds
+    A = A.float().T.contiguous()                                                         # (N, D)
+    with torch.autocast(x.device.type, enabled=False):
+        tensors = [t.float().transpose(0, 1).split(rows, 1) for t in (x, dt, B, C)]      # (T, rows, ...)
+        parts = zip(*tensors)
+        ys = [_SelectiveScan.apply(*(t.contiguous() for t in part), A, size) for part in parts]
+    return torch.cat(ys, 1).transpose(0, 1)
 
 # %% ../../nbs/model/mamba.ipynb #3fecb87e
 def initial_steps(n:int, # how many

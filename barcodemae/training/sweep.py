@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SEARCHED', 'FACTORS', 'SHARE', 'read_grid', 'Job', 'search_score', 'found_rate', 'make_job', 'grid_jobs',
-           'merge_jobs', 'with_needs', 'job_state', 'devices', 'start_job', 'Sweep', 'preset_for', 'find_grid', 'main']
+           'merge_jobs', 'with_needs', 'job_state', 'devices', 'start_job', 'Sweep', 'preset_for', 'find_grid',
+           'find_jobs', 'main']
 
 # %% ../../nbs/training/sweep.ipynb #4fa803f7
 import argparse, configparser, ctypes, itertools, json, os, re, signal, subprocess, sys, time
@@ -396,10 +397,15 @@ def _parser():
     p.add_argument('--list', action='store_true', help='only say what is done')
     return p
 
-def _jobs(a, settings): # those of all grids whose data sets are there
-    dataset = a.dataset or settings.dataset
-    preset = a.preset or preset_for(dataset)
-    grids = [grid_jobs(find_grid(grid, settings), preset, dataset, settings.runs) for grid in a.grids]
+def find_jobs(grids, # names in nbs/experiments/grids, or paths
+              dataset:str=None, # name or path; that of settings.ini when absent
+              preset:str=None # section of the grids; by the data set when absent
+             ) -> list: # of `Job`
+    "The jobs of several grids whose data sets are there; says which are not."
+    settings = load_settings()
+    dataset = dataset or settings.dataset
+    preset = preset or preset_for(dataset)
+    grids = [grid_jobs(find_grid(grid, settings), preset, dataset, settings.runs) for grid in grids]
     jobs, absent = _with_data(merge_jobs([job for grid in grids for job in grid]))
     for line in absent:
         print(line)
@@ -412,7 +418,7 @@ def main(arguments:list=None # of the command line, the process's own when absen
     a = _parser().parse_args(arguments)
     try:
         settings = load_settings()
-        jobs = _jobs(a, settings)
+        jobs = find_jobs(a.grids, a.dataset, a.preset)
         if a.list:
             for job in jobs:
                 print(f'{job_state(job, print):8} {job.name}')
