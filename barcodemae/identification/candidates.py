@@ -109,7 +109,6 @@ def candidate_features(
     x = np.concatenate([np.concatenate(sites), cosine[..., None]], -1)
     columns = x[..., SHARED] * WIDTH
     x[..., DIFFERENT] = (x[..., DIFFERENT] * columns + PRIOR_DIFFERENT) / (columns + PRIOR_COLUMNS)
-    x[..., COSINE] *= ((bases < 4).mean(1)**2)[:, None]
     return x
 
 # %% ../../nbs/identification/candidates.ipynb #d354966a
