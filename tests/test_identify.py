@@ -317,7 +317,7 @@ def test_bad_records_are_named_and_strict_stops(world, capsys):
 @pytest.mark.parametrize('arguments, said', [
     (('identify', 'nothing.fasta', '--reference', 'reference', '--model', 'model'), 'no such file'),
     (('identify', 'q.fasta', '--reference', 'nothing', '--model', 'model'), 'nothing'),
-    (('identify', 'q.fasta', '--reference', 'reference', '--model', 'run'), 'columns.safetensors'),
+    (('identify', 'q.fasta', '--reference', 'reference', '--model', 'run'), 'identify.json'),
     (('identify', 'q.fasta', '--reference', 'reference'), 'made by model'),
     (('index', 'nothing.csv', '-o', 'x'), 'nothing.csv'),
     (('index', 'q.fasta', '-o', 'q.fasta'), 'this is a file'),

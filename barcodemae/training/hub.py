@@ -122,7 +122,7 @@ def _training(record): # sentences
     minutes = record['seconds_training'] / 60
     told = (f"It has seen {record['barcodes_seen']:,} barcodes in {minutes:.1f} minutes "
             f"({record['compute']}), seed {record['seed']}.")
-    if record['variant'] == 'columns':
+    if record.get('variant') == 'columns':
         told = (f"It was fitted to {record['barcodes_seen']:,} unlabelled barcodes in "
                 f"{record['seconds_training']:.0f} seconds, seed {record['seed']}.")
     elif not record['steps']:
