@@ -107,6 +107,7 @@ def candidate_features(
     sites = [site_features(bits[i:i + block, None], reference.bits[rows[i:i + block]])
              for i in range(0, len(rows), block)]
     x = np.concatenate([np.concatenate(sites), cosine[..., None]], -1)
+    x[..., COSINE] *= (bases < 4).mean(1)[:, None]
     columns = x[..., SHARED] * WIDTH
     x[..., DIFFERENT] = (x[..., DIFFERENT] * columns + PRIOR_DIFFERENT) / (columns + PRIOR_COLUMNS)
     return x

@@ -28,7 +28,7 @@ from .cluster import check_grouping, group_barcodes
 from .computing import Computing, load_model, model_of
 from .formats import FORMS, ending_of, warn_of_ending
 from .indexing import index
-from .model import AlignedEncoder, Model, save_model
+from .model import DEFAULT_MODEL, AlignedEncoder, Model, save_model
 from .output import Job, Reading, need_any, own_table, read_queries, warn_of
 from .output import write_answers
 from .reference import Reference
@@ -56,7 +56,7 @@ def fit(
         how = dict(model=model.folder, splits=('train',), device=device, threads=threads, quiet=quiet)
         reference = index(store.meta['source'], Path(place)/'reference', **how)
         _write_fit(model, reference, store)
-        _write_card(model, run, Path(out).name)
+        _write_card(model, run, out)
         with atomic_path(out) as temp:
             shutil.copytree(model.folder, temp)
     return load_model(out, device)
@@ -68,11 +68,14 @@ def _write_fit(model, reference, store): # ranking and confidence into the model
     about = dict(fitted_on=store.name, simulated=store.simulated)
     write_json(model.folder/'identify.json', model.settings | about | numbers)
 
-def _write_card(model, run, name): # the model card, where the run says how it was trained
+def _write_card(model, run, out): # the model card, where the run says how it was trained
     from barcodemae.training.hub import model_card
     if not (run.parent/'record.json').exists():
         return
-    (model.folder/'README.md').write_text(model_card(run, repo_id=name), encoding='utf-8')
+    card = model_card(run, repo_id=str(out))
+    if Path(out).resolve() == DEFAULT_MODEL.resolve():
+        card = card.replace(f"folder = '{out}'", 'folder = barcodemae.load_model().folder')
+    (model.folder/'README.md').write_text(card, encoding='utf-8')
 
 # %% ../../nbs/identification/commands.ipynb #a1c266f9
 @contextmanager
