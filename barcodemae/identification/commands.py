@@ -74,7 +74,7 @@ def _write_card(model, run, out): # the model card, where the run says how it wa
         return
     card = model_card(run, repo_id=str(out))
     if Path(out).resolve() == DEFAULT_MODEL.resolve():
-        card = card.replace(f"folder = '{out}'", 'folder = barcodemae.load_model().folder')
+        card = card.replace(f"name = '{out}'", 'name = barcodemae.load_model().folder')
     (model.folder/'README.md').write_text(card, encoding='utf-8')
 
 # %% ../../nbs/identification/commands.ipynb #a1c266f9
