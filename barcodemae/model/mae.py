@@ -28,8 +28,7 @@ VARIANTS = ('mae', 'mae_with_mask', 'encoder_only')
 # %% ../../nbs/03_model.ipynb #e4c9eeca
 @strict
 class BarcodeMAEConfig(BertConfig):
-    """Shape of encoder and decoder (paper §2.2.2). The fields of `BertConfig` describe the encoder.
-    Raises `ValueError` for an unknown variant, a `k` outside 3 to 8 or a mask ratio outside 0 to 1."""
+    "Shape of encoder (the fields of `BertConfig`) and decoder, paper §2.2.2. `ValueError` for impossible ones."
     model_type = 'barcodemae'
     k: int = 6                             # length of a k-mer
     variant: str = 'mae'                   # one of `VARIANTS`

@@ -7,6 +7,7 @@ __all__ = ['mean_over_kmers', 'Whitening', 'Pooled']
 
 # %% ../../nbs/model/pooling.ipynb #6ae711a8
 import numpy as np, torch
+from fastcore.basics import patch
 from torch import nn
 from torch.nn import functional as F
 from .tokenizer import FIRST_KMER
@@ -19,7 +20,9 @@ def mean_over_kmers(
     unknown:bool=False, # does [UNK] count?
 ) -> torch.Tensor: # (B, D) float32; zeros for a barcode without any k-mer
     "Mean of the states over a barcode's k-mers (paper §2.2.2)."
-    counted = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+    if attention_mask is None:
+        attention_mask = torch.ones_like(input_ids)
+    counted = attention_mask.bool()
     if not unknown:
         counted = counted & (input_ids >= FIRST_KMER)
     weight = counted.float()[..., None]                                     # (B, T, 1)
@@ -35,7 +38,9 @@ class Whitening(nn.Module):
         self.register_buffer('mean', torch.zeros(width))
         self.register_buffer('matrix', torch.eye(width))
 
-    def forward(self, x):
+    def forward(self,
+        x, # (B, D) in any precision
+    ):
         with torch.autocast(x.device.type, enabled=False):
             white = (x.float() - self.mean.float()) @ self.matrix.float()
             return F.normalize(white, dim=1) * (x != 0).any(1, keepdim=True)
@@ -52,23 +57,26 @@ class Pooled:
         if self.config.whitened:
             self.whitening = Whitening(self.config.hidden_size)
 
-    def set_whitening(self,
-        mean:np.ndarray=None, # (D,); when absent, the layer is taken away
-        matrix:np.ndarray=None, # (D, D): (x - mean) @ matrix is white
-    ):
-        "Whiten from now on, or no longer."
-        self.config.whitened = mean is not None
-        self.whitening = Whitening(self.config.hidden_size) if self.config.whitened else None
-        if self.config.whitened:
-            tensors = dict(mean=mean, matrix=matrix)
-            self.whitening.load_state_dict({n: torch.as_tensor(x).contiguous() for n, x in tensors.items()})
-            self.whitening.to(self.device)
+# %% ../../nbs/model/pooling.ipynb #c62c5205
+@patch
+def set_whitening(self:Pooled,
+    mean:np.ndarray=None, # (D,); when absent, the layer is taken away
+    matrix:np.ndarray=None, # (D, D): (x - mean) @ matrix is white
+):
+    "Whiten from now on, or no longer."
+    self.config.whitened = mean is not None
+    self.whitening = Whitening(self.config.hidden_size) if self.config.whitened else None
+    if self.config.whitened:
+        tensors = dict(mean=mean, matrix=matrix)
+        self.whitening.load_state_dict({n: torch.as_tensor(x).contiguous() for n, x in tensors.items()})
+        self.whitening.to(self.device)
 
-    def pool(self,
-        states:torch.Tensor, # (B, T, D)
-        input_ids:torch.Tensor, # (B, T)
-        attention_mask:torch.Tensor=None, # (B, T)
-    ) -> torch.Tensor: # (B, D) float32
-        "The vector of each barcode."
-        x = mean_over_kmers(states, input_ids, attention_mask, self.config.pool_unknown)
-        return self.whitening(x) if self.config.whitened else x
+@patch
+def pool(self:Pooled,
+    states:torch.Tensor, # (B, T, D)
+    input_ids:torch.Tensor, # (B, T)
+    attention_mask:torch.Tensor=None, # (B, T)
+) -> torch.Tensor: # (B, D) float32
+    "The vector of each barcode."
+    x = mean_over_kmers(states, input_ids, attention_mask, self.config.pool_unknown)
+    return self.whitening(x) if self.config.whitened else x
