@@ -6,7 +6,7 @@
 __all__ = ['DEFAULT', 'LABELLED', 'open_embedder', 'cheap_rungs', 'LadderResults', 'ladder_of', 'OwnResults', 'own_of', 'ladder',
            'after_training']
 
-# %% ../../nbs/training/compare.ipynb #5862b25f
+# %% ../../nbs/training/compare.ipynb #2d26df96
 import hashlib
 from pathlib import Path
 import barcodemae
@@ -21,7 +21,7 @@ from ..evaluation.questions import CLEAN, Questions
 from ..model.sequence import load_encoder
 from ..settings import find_dataset, load_settings
 
-# %% ../../nbs/training/compare.ipynb #45f50cd9
+# %% ../../nbs/training/compare.ipynb #ea984e54
 DEFAULT = 'default' # what the encoder that comes with the library is called
 
 def open_embedder(
@@ -40,7 +40,7 @@ def open_embedder(
     embedder.budget = budget
     return embedder
 
-# %% ../../nbs/training/compare.ipynb #5d2cdde7
+# %% ../../nbs/training/compare.ipynb #39c778c5
 def cheap_rungs(
     store, # a `BarcodeStore`; `pretrain` is fitted on, or all of it
     width:int, # numbers of a vector
@@ -57,7 +57,7 @@ def cheap_rungs(
         return embedder
     return {'6-mers': kmers, 'components': lambda: linear('components'), 'columns': lambda: linear('columns')}
 
-# %% ../../nbs/training/compare.ipynb #b0dec2b2
+# %% ../../nbs/training/compare.ipynb #5fe05976
 def _cached(name, make, questions): # rows by what they depend on; the folder may be deleted
     weights = Path(barcodemae.__file__).parent/'encoder'/'model.safetensors'
     mark = hashlib.sha256(weights.read_bytes()).hexdigest() if name == DEFAULT else ''
@@ -70,14 +70,14 @@ def _cached(name, make, questions): # rows by what they depend on; the folder ma
         write_json(file, row)
     return read_json(file)
 
-# %% ../../nbs/training/compare.ipynb #91be5bf5
+# %% ../../nbs/training/compare.ipynb #b155b05d
 class LadderResults(dict):
     "Rows of the ladder; as text tables, and how far the first row is from the others."
     def __str__(self):
         asked, lines = self['rows'][0], [ladder_line(row) for row in self['rows']]
         first = ['name', 'plain', 'whitened', '95 %', *SHOWN.values()]
         rest = ['name', *(head for head in lines[0] if head not in first)]
-        said = ['Genus of species that the reference lacks, by the nearest neighbour, %; with damage: plain or',
+        said = ['Genus of species that the reference lacks, nearest neighbour, %; with damage: plain or',
                 f"whitened, as is better without. {asked['n'][CLEAN]:,} queries of {asked['dataset']}, "
                 f"{asked['query']}"]
         said += [text_table([{h: line[h] for h in heads} for line in lines]) for heads in (first, rest)]
@@ -88,7 +88,7 @@ class LadderResults(dict):
         mean, low, high = difference(first := self['rows'][0], other, self['species'])
         return f"{first['name']} minus {other['name']}: {mean:+.1f} points [{low:+.1f}, {high:+.1f}]"
 
-# %% ../../nbs/training/compare.ipynb #c7b64706
+# %% ../../nbs/training/compare.ipynb #27cd1fbf
 def ladder_of(
     embedder, # what is compared
     questions:Questions, # with labels
@@ -101,16 +101,16 @@ def ladder_of(
     rows = [ladder_row(embedder, questions)] + [_cached(n, make, questions) for n, make in rungs.items()]
     return LadderResults(rows=rows, species=questions.species(), skipped=questions.skipped)
 
-# %% ../../nbs/training/compare.ipynb #258f5329
+# %% ../../nbs/training/compare.ipynb #33f61076
 class OwnResults(dict):
     "Rows without labels; as text a table."
     def __str__(self):
         first = self['rows'][0]
         n, seen = first['n'], ' They were there in training.' * first['seen']
-        said = (f"Without labels, % of {max(n.values()):,} barcodes. relatives: of those more than 3 % away, is "
-                f"the nearest\namong the most similar? ({n['relatives']:,} have some.) Then: is a damaged barcode "
-                f"nearest to itself?{seen}")
-        return f'{said}\n' + text_table([own_line(row) for row in self['rows']])
+        said = [f'Without labels, % of {max(n.values()):,} barcodes. relatives: of those more than 3 % away,',
+                f"is the nearest among the most similar? ({n['relatives']:,} have some.) Then: is a damaged",
+                f'barcode nearest to itself?{seen}', text_table([own_line(row) for row in self['rows']])]
+        return '\n'.join(said)
 
 def own_of(
     embedder, # what is compared
@@ -124,12 +124,12 @@ def own_of(
     rows = [row for one in (embedder, *others) for row in own_rows(one, questions)]
     return OwnResults(rows=rows)
 
-# %% ../../nbs/training/compare.ipynb #2865c900
+# %% ../../nbs/training/compare.ipynb #2002554d
 LABELLED = 'coi_mini' # asked besides, where it is there
 
 def ladder(
     encoder, # folder of a run or of a saved encoder, or `default`: the one that comes with the library
-    dataset=LABELLED, # file or name of a data set: with labels and partitions, or without labels
+    dataset='coi_mini', # file or name of a data set: with labels and partitions, or without labels
     final:bool=False, # ask test_unseen, not the validation species: once, when nothing is chosen any more
     device=None, # auto (a GPU where there is one), cpu, cuda, cuda:1, mps; by settings.ini when absent
 ) -> dict: # rows, which print as tables
@@ -142,7 +142,7 @@ def ladder(
         raise InputError('no test_unseen in a data set without labels', file=dataset, fix='leave out --final')
     return own_of(embedder, parted(store))
 
-# %% ../../nbs/training/compare.ipynb #3620f145
+# %% ../../nbs/training/compare.ipynb #ee54b078
 def after_training(
     run, # folder of a finished run
     store, # of `parted`
