@@ -72,7 +72,7 @@ def test_barcodes_are_asked_as_their_file_has_them(tmp_path):
 def test_a_row_of_what_knows_everything(questions):
     row = ladder_row(Knowing(questions), questions)
     low, high = row['interval'][CLEAN]
-    assert 90 < low <= row['plain'][CLEAN] <= high         # the demo has barcodes with two names
+    assert 80 < low <= row['plain'][CLEAN] <= high         # the demo has barcodes with two names
     assert row['plain']['one base deleted'] < 20
     assert STRAND not in row['plain'] # it does not claim to know the strand
     assert set(row['plain']) == set(row['whitened']) == {CLEAN, *DAMAGE}
