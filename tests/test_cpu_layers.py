@@ -75,8 +75,8 @@ def test_bf16_embeddings_agree_with_fp32():
     encoder = BarcodeEncoder(config).eval()
     ids, mask = batch(8, 160)
     with torch.no_grad():
-        full = encoder.embed(ids, mask)
-        with torch.autocast('cpu', torch.bfloat16): half = encoder.embed(ids, mask)
+        full = encoder(ids, mask).pooler_output
+        with torch.autocast('cpu', torch.bfloat16): half = encoder(ids, mask).pooler_output
     assert torch.cosine_similarity(full, half).min() > .9999
 
 
@@ -85,11 +85,11 @@ def test_compiled_encoder_gives_the_same():
     encoder = BarcodeEncoder(BarcodeMAEConfig(**{**SMALL, 'num_hidden_layers': 1})).eval()
     ids, mask = batch()
     try:
-        with torch.no_grad(): compiled = torch.compile(encoder.embed)(ids, mask)
+        with torch.no_grad(): compiled = torch.compile(encoder)(ids, mask).pooler_output
     except Exception as e:
         if 'compiler' not in str(e).lower() and 'InvalidCxxCompiler' not in repr(e): raise
         pytest.skip('no C++ compiler here')
-    with torch.no_grad(): assert torch.allclose(compiled, encoder.embed(ids, mask), atol=1e-5)
+    with torch.no_grad(): assert torch.allclose(compiled, encoder(ids, mask).pooler_output, atol=1e-5)
 
 
 @settings(max_examples=20, deadline=None)

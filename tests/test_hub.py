@@ -1,12 +1,13 @@
 """Guards for training.hub and training.onnx: what transformers opens, what is refused, ONNX as PyTorch."""
 import json, re, subprocess, sys
 
-import numpy as np, pytest, torch
+import pytest, torch
 from huggingface_hub import ModelCard
 
 from barcodemae.compute import Compute
+from barcodemae.data.gaps import align
 from barcodemae.data.store import pack
-from barcodemae.embedding import embed as embed_module
+from barcodemae.embedding.embed import embed, kmer_tokens
 from barcodemae.identification.model import DEFAULT_MODEL
 from barcodemae.model.sequence import SequenceConfig, SequenceEncoder, load_encoder
 from barcodemae.core import InputError, read_json, write_json
@@ -95,7 +96,7 @@ def test_card_says_licence_data_accuracy_and_limits(best, tmp_path):
     assert header.license == 'cc-by-nc-sa-4.0' and header.library_name == 'transformers'
     assert 'encoder_only' not in header.tags and 'mae' in header.tags
     for part in ('FinPROTAX', '3,200 barcodes', '55.0 [53.0, 57.0]', '`model` is above `untrained`',
-                 'intervals of `model` and `kmer6` overlap', "from_pretrained('me/it')"):
+                 'intervals of `model` and `kmer6` overlap', "name = 'me/it'"):
         assert part in text, part
     assert 'simulated' not in text and 'untrained**' not in text and str(tmp_path) not in text
     assert 'simulated' in model_card(make_run(tmp_path/'sim', dataset='demo_barcodes', simulated=True))
@@ -105,7 +106,8 @@ def test_card_says_licence_data_accuracy_and_limits(best, tmp_path):
     assert 'fine-tuned on labels** after pretraining' in tuned and 'someone' not in tuned
     encoder = BarcodeEncoder(BarcodeMAEConfig(**SHAPE, reference='ACGT' * 150))
     aligned = model_card(make_run(tmp_path/'aligned', encoder))
-    assert 'the bare tokenizer does not' in aligned and 'the bare tokenizer does not' not in text
+    assert 'its tokenizer aligns them' in aligned and 'of either strand' in aligned
+    assert 'aligns' not in text and 'in the direction of the gene' in text
 
 
 def test_card_of_an_encoder_that_was_not_evaluated(best):
@@ -136,10 +138,18 @@ def test_push_sends_the_encoder_and_nothing_else(best):
     assert KmerTokenizer.from_pretrained(best).k == 4
 
 
+def test_a_tokenizer_that_does_not_align_is_made_again(tmp_path):
+    best = make_run(tmp_path/'run', BarcodeEncoder(BarcodeMAEConfig(**SHAPE, reference='ACGT' * 150)))
+    KmerTokenizer(k=4).save_pretrained(best)
+    assert 'tokenizer_config.json' in complete(best)
+    assert KmerTokenizer.from_pretrained(best).reference == 'ACGT' * 150 and complete(best) == ['README.md']
+
+
 def without_record(best): (best.parent/'record.json').unlink()
 def without_weights(best): (best/'model.safetensors').unlink()
 def torn_weights(best): (best/'model.safetensors').write_bytes((best/'model.safetensors').read_bytes()[:500])
 def other_tokenizer(best): KmerTokenizer(k=6).save_pretrained(best)
+def other_reference(best): KmerTokenizer(k=4, reference='ACGT').save_pretrained(best)
 def other_model(best): write_json(best/'config.json', read_json(best/'config.json') | dict(model_type='bert'))
 def broken_record(best): (best.parent/'record.json').write_text('{')
 
@@ -149,8 +159,8 @@ def pickled_weights(best):
     (best/'model.safetensors').unlink()
 
 
-SPOILT = [without_record, without_weights, torn_weights, pickled_weights, other_tokenizer, other_model,
-          broken_record]
+SPOILT = [without_record, without_weights, torn_weights, pickled_weights, other_tokenizer, other_reference,
+          other_model, broken_record]
 
 @pytest.mark.parametrize('spoil', SPOILT, ids=lambda f: f.__name__)
 def test_nothing_is_sent_that_should_not_be(best, spoil):
@@ -221,26 +231,34 @@ def example(card): # the first block of Python in a card
 
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+AUTOCAST = [None, torch.bfloat16, torch.float16]
+
+def in_precision(code, precision): # what a block of Python makes under autocast
+    found = {}
+    with torch.autocast('cpu', precision or torch.bfloat16, enabled=precision is not None):
+        exec(code, found)
+    return found
 
 @pytest.mark.parametrize('weights', DTYPES, ids=str)
-@pytest.mark.parametrize('precision', DTYPES, ids=str)
-def test_the_example_of_a_card_runs_in_every_precision(weights, precision, tmp_path, monkeypatch):
-    "Of an encoder saved so, on a machine whose fastest precision is this one."
-    folder = make_run(tmp_path/'runs/mine', BarcodeEncoder(BarcodeMAEConfig(**SHAPE)).to(weights))
+@pytest.mark.parametrize('precision', AUTOCAST, ids=str)
+@pytest.mark.parametrize('reference', [None, 'AACATTATATTTTATTTTTGGAATTTGATCAGG' * 20], ids=['as they come', 'aligned'])
+def test_the_example_of_a_card_runs_in_every_precision(weights, precision, reference, tmp_path, monkeypatch):
+    "Of an encoder saved so, under any autocast."
+    encoder = BarcodeEncoder(BarcodeMAEConfig(**SHAPE, reference=reference)).to(weights)
+    folder = make_run(tmp_path/'runs/mine', encoder)
+    complete(folder)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(embed_module, 'probe_compute', lambda device: Compute(torch.device('cpu'), precision))
-    found = {}
-    exec(example(model_card(folder)), found)
+    found = in_precision(example(model_card(folder)), precision)
     assert read_json(folder/'config.json')['dtype'] == str(weights).removeprefix('torch.')
-    exact = embed_module.embed(load_encoder(folder).float(), pack(['AACATTATATTTTATTTTTGGAATTTGATCAGG']),
-                               compute=Compute(torch.device('cpu'), torch.float32))
-    assert found['vectors'].shape == (1, 32) and found['vectors'] == pytest.approx(exact, abs=.1)
+    bases = (align(['AACATTATATTTTATTTTTGGAATTTGATCAGG'], reference).bases if reference else
+             pack(['AACATTATATTTTATTTTTGGAATTTGATCAGG']))
+    exact = embed(load_encoder(folder), bases, compute=Compute(torch.device('cpu'), torch.float32),
+                  tokens=kmer_tokens(4))
+    assert found['vectors'].shape == (1, 32) and found['vectors'].numpy() == pytest.approx(exact, abs=.1)
 
 
-@pytest.mark.parametrize('precision', DTYPES, ids=str)
+@pytest.mark.parametrize('precision', AUTOCAST, ids=str)
 def test_the_example_of_the_encoder_that_comes_with_the_library_runs(precision, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(embed_module, 'probe_compute', lambda device: Compute(torch.device('cpu'), precision))
-    found = {}
-    exec(example((DEFAULT_MODEL/'README.md').read_text(encoding='utf-8')), found)
-    assert found['vectors'].shape == (1, 128) and np.isfinite(found['vectors']).all()
+    found = in_precision(example((DEFAULT_MODEL/'README.md').read_text(encoding='utf-8')), precision)
+    assert found['vectors'].shape == (1, 128) and found['vectors'].norm() == pytest.approx(1)

@@ -93,19 +93,19 @@ def test_any_widths(widths):
 def test_embedding_knows_neither_batch_mates_nor_padding():
     encoder = BarcodeEncoder(BarcodeMAEConfig(**SMALL)).eval()
     with torch.no_grad():
-        together = encoder.embed(*tokens(*BATCH))
+        together = encoder(*tokens(*BATCH)).pooler_output
         for i, barcode in enumerate(BATCH):
             bases = torch.from_numpy(pack([barcode]))[:, :max(4, len(barcode))]
-            assert torch.allclose(encoder.embed(*kmer_ids(bases, 4)), together[i:i + 1], atol=1e-5)
+            assert torch.allclose(encoder(*kmer_ids(bases, 4)).pooler_output, together[i:i + 1], atol=1e-5)
 
 
 def test_unknown_kmers_in_the_mean():
     ids, mask = tokens('ACGTNNNNACGG')
     encoder = BarcodeEncoder(BarcodeMAEConfig(**SMALL)).eval()
     with torch.no_grad():
-        paper, hidden = encoder.embed(ids, mask), encoder(ids, attention_mask=mask).last_hidden_state
+        paper, hidden = encoder(ids, mask).pooler_output, encoder(ids, attention_mask=mask).last_hidden_state
         encoder.config.pool_unknown = True
-        code = encoder.embed(ids, mask)
+        code = encoder(ids, mask).pooler_output
     assert torch.allclose(paper[0], hidden[0, [0, 2]].mean(0), atol=1e-6)
     assert torch.allclose(code[0], hidden[0, :3].mean(0), atol=1e-6)
 

@@ -177,7 +177,7 @@ def join_shards(first, folder):
     from transformers import AutoModel
     from barcodemae.core import InputError, atomic_path
     from barcodemae.model.mae import BarcodeMAEConfig
-    from barcodemae.model.tokenizer import KmerTokenizer
+    from barcodemae.model.tokenizer import tokenizer_of
     with safe_open(first, 'pt') as file: about = file.metadata()
     config = {k: v for k, v in json.loads(about['config']).items() if k != 'model_type'}
     encoder, weights = AutoModel.from_config(BarcodeMAEConfig(**config)), {}
@@ -189,7 +189,7 @@ def join_shards(first, folder):
     encoder.load_state_dict(weights)
     with atomic_path(folder) as temp:
         encoder.save_pretrained(temp)
-        KmerTokenizer(k=encoder.config.k).save_pretrained(temp)
+        tokenizer_of(encoder.config).save_pretrained(temp)
     return folder
 
 

@@ -14,7 +14,7 @@ from ..settings import load_settings
 from ..data.store import PAD, check_packed, unpack
 from ..model.tokenizer import FIRST_KMER, MAX_LENGTH, kmer_ids
 from ..data.align import align_to_gene
-from ..model.mae import BarcodeEncoder
+from ..model.pooling import Pooled, mean_over_kmers
 
 # %% ../../nbs/embedding/embed.ipynb #e954be81
 def kmer_tokens(
@@ -46,7 +46,7 @@ def _batches(lengths, size, k): # rows of each batch, longest first, and the bas
 
 def _ready(encoder, compute): # weights of lower precision are raised to float32: autocast lowers what it can
     compute = compute or probe_compute(load_settings().device)
-    if not callable(getattr(encoder, 'embed', None)):
+    if not isinstance(encoder, Pooled):
         raise InputError(f'a {type(encoder).__name__} is no encoder', fix='open one: load_encoder(folder)')
     encoder.eval().to(compute.device, torch.float32)
     keep_freed_memory()
@@ -61,13 +61,20 @@ def _outputs(n, config, all_layers):
     layers = (config.num_hidden_layers + 1,) if all_layers else ()
     return np.zeros((n, *layers, config.hidden_size), np.float32)
 
+def _vectors(encoder, ids, mask, all_layers): # (B, T) each -> (B, D), or (B, layers + 1, D)
+    out = encoder(ids, attention_mask=mask, output_hidden_states=all_layers)
+    if not all_layers:
+        return out.pooler_output
+    unknown = encoder.config.pool_unknown
+    return torch.stack([mean_over_kmers(states, ids, mask, unknown) for states in out.hidden_states], 1)
+
 # %% ../../nbs/embedding/embed.ipynb #3bebc9b8
 @torch.no_grad()
 def embed(
-    encoder:BarcodeEncoder, # in evaluation mode and float32 afterwards
+    encoder:Pooled, # in evaluation mode and float32 afterwards
     bases:np.ndarray, # (N, L) packed bases
     batch_size:int=None, # barcodes at a time; by the device where absent
-    all_layers:bool=False, # one vector per layer, see `BarcodeEncoder.embed`
+    all_layers:bool=False, # means of the embedding layer and every other, not `pooler_output`
     compute=None, # where and in which precision; by probing where absent
     tokens=None, # as `kmer_tokens` gives, which is taken where absent
     desc='embed', # beside the progress bar; None: no bar
@@ -81,7 +88,7 @@ def embed(
             batch = torch.from_numpy(np.ascontiguousarray(bases[rows, :length])).to(compute.device)
             ids, mask = tokens(batch, rows)
             with compute.autocast():
-                out[rows] = encoder.embed(ids, mask, all_layers).cpu().numpy()
+                out[rows] = _vectors(encoder, ids, mask, all_layers).cpu().numpy()
             known.append((mask & (ids >= FIRST_KMER)).any(1))
             bar.update(len(rows))
     _check_kmers(bases, known, lengths, c.k)

@@ -17,6 +17,7 @@ import barcodemae
 from ..compute import machine_record, probe_compute
 from ..core import InputError, atomic_path, progress, write_json
 from ..data.faults import Faults, NothingRead
+from ..data.gaps import align
 from ..data.names import RANKS
 from ..data.store import load_dataset, need_splits
 
@@ -27,7 +28,7 @@ from .cluster import check_grouping, group_barcodes
 from .computing import Computing, load_model, model_of
 from .formats import FORMS, ending_of, warn_of_ending
 from .indexing import index
-from .model import Model, save_model
+from .model import AlignedEncoder, Model, save_model
 from .output import Job, Reading, need_any, own_table, read_queries, warn_of
 from .output import write_answers
 from .reference import Reference
@@ -133,11 +134,11 @@ def _embedding(model, wide, strand): # the `Job`; wide: a column for each number
         vector = dict(embedding=pl.Array(pl.Float32, model.width))
     schema = dict(query=pl.String, strand=pl.String) | vector
     def embedded(names, barcodes):
-        placed = model.align_with_gaps(barcodes, strand=strand)
+        placed = align(barcodes, model.consensus, strand)
         x = model.vectors(placed.bases)                                         # (B, D)
         first = dict(query=names, strand=np.where(placed.minus, '-', '+'))
         return pl.DataFrame(first | (dict(zip(vector, x.T)) if wide else dict(embedding=x)), schema=schema)
-    key = dict(barcodemae=barcodemae.__version__, model=model.fingerprint, wide=wide, strand=strand)
+    key = dict(barcodemae=barcodemae.__version__, model=model.encoder_fingerprint, wide=wide, strand=strand)
     return Job('embedding', embedded, schema, key)
 
 # %% ../../nbs/identification/commands.ipynb #d321a4aa
@@ -153,10 +154,11 @@ def embed(
     """Turn each barcode into a vector.
 
     Columns: query, strand and embedding, a vector of length 1; the cosine of two vectors says how related
-    they are. In TSV, CSV and Excel the vector is in columns 0, 1, ... Raises `InputError`."""
+    they are. In TSV, CSV and Excel the vector is in columns 0, 1, ... For a model the folder of an encoder is
+    enough, if it was trained on aligned barcodes. Raises `InputError`."""
     format = check_format(out, reading.format, sources=(query, _place(computing.model)))
     wide = FORMS[format].flat and out is not None
-    job = _embedding(model_of(computing), wide, strand)
+    job = _embedding(model_of(computing, AlignedEncoder), wide, strand)
     return write_answers(query, job, out, reading, computing.quiet)
 
 # %% ../../nbs/identification/commands.ipynb #6e18d535

@@ -25,19 +25,21 @@ def load_model(
     model=None, # folder of a model; the one that comes with the library when absent
     device=None, # auto (a GPU where there is one), cpu, cuda, cuda:1, mps; by settings.ini when absent
     threads:int=None, # CPU cores; all when absent
-) -> Model:
+    kind:type=Model, # or `AlignedEncoder`, where nothing but an encoder is needed
+) -> Model: # of this kind
     "The model that aligns, compares and embeds barcodes. Raises `InputError` for a folder that is none."
     if threads is not None:
         if threads < 1:
             raise InputError('is out of range', record=f'threads {threads}', fix='give at least 1')
         torch.set_num_threads(threads)
-    if isinstance(model, Model):
+    if isinstance(model, kind):
         return model
-    return Model(model, probe_compute(device) if device else None)
+    return kind(model, probe_compute(device) if device else None)
 
 # %% ../../nbs/identification/computing.ipynb #9324bcaa
 def model_of(
     computing:Computing, # options of a command
-) -> Model:
+    kind:type=Model, # see `load_model`
+) -> Model: # of this kind
     "The model that is meant. Raises `InputError` as `load_model` does."
-    return load_model(computing.model, computing.device, computing.threads)
+    return load_model(computing.model, computing.device, computing.threads, kind)

@@ -16,8 +16,10 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoTokenizer
 from transformers import BertConfig, BertModel, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 from transformers.utils import ModelOutput
 from .cpu_layers import fuse, keep_lower_precision
+from .pooling import Pooled
 from .tokenizer import FIRST_KMER, MASK_ID, KmerTokenizer, check_k, pad_id
 
 # %% ../../nbs/03_model.ipynb #57add7a2
@@ -26,8 +28,7 @@ VARIANTS = ('mae', 'mae_with_mask', 'encoder_only')
 # %% ../../nbs/03_model.ipynb #e4c9eeca
 @strict
 class BarcodeMAEConfig(BertConfig):
-    """Shape of encoder and decoder (paper §2.2.2). The fields of `BertConfig` describe the encoder.
-    Raises `ValueError` for an unknown variant, a `k` outside 3 to 8 or a mask ratio outside 0 to 1."""
+    "Shape of encoder (the fields of `BertConfig`) and decoder, paper §2.2.2. `ValueError` for impossible ones."
     model_type = 'barcodemae'
     k: int = 6                             # length of a k-mer
     variant: str = 'mae'                   # one of `VARIANTS`
@@ -38,6 +39,7 @@ class BarcodeMAEConfig(BertConfig):
     decoder_num_hidden_layers: int = 6     # layers of the decoder
     decoder_num_attention_heads: int = 6   # heads in each of them
     pool_unknown: bool = False             # does [UNK] count in an embedding? In the paper's code alone
+    whitened: bool = False                 # is the embedding whitened? See `Pooled`
     reference: str | None = None           # to align barcodes to before tokenizing; None: as they come
 
     def __post_init__(self, **kwargs):
@@ -64,30 +66,29 @@ def decoder_config(config:BarcodeMAEConfig # of the whole model
                       **{name: getattr(config, name) for name in shared})
 
 # %% ../../nbs/03_model.ipynb #cd4a6fed
-class BarcodeEncoder(BertModel):
-    "BERT over k-mers, no pooler. `forward` gives `last_hidden_state` (B, T, D), `embed` one vector each."
+class BarcodeEncoder(Pooled, BertModel):
+    """BERT over k-mers. `forward` gives `last_hidden_state` (B, T, D) and, of `input_ids`, `pooler_output`
+    (B, D) float32."""
     config_class = BarcodeMAEConfig
 
     def __init__(self, config:BarcodeMAEConfig): # its shape
         super().__init__(config, add_pooling_layer=False)
         keep_lower_precision(self)
         fuse(self)
+        self.add_whitening()
 
-    def embed(self,
-              input_ids:torch.Tensor, # (B, T)
-              attention_mask:torch.Tensor, # (B, T), 1 where there is a token
-              all_layers:bool=False # of the embedding layer and every other, not of the last alone?
-             ) -> torch.Tensor: # (B, D) float32, or (B, layers + 1, D); zeros for a barcode without any k-mer
-        "Mean of the states over a barcode's k-mers (paper §2.2.2)."
-        out = self(input_ids, attention_mask=attention_mask, output_hidden_states=all_layers)
-        counted = attention_mask.bool()
-        if not self.config.pool_unknown:
-            counted = counted & (input_ids >= FIRST_KMER)
-        weight = counted.float()[..., None]                                     # (B, T, 1)
-        mean = lambda hidden: (hidden.float() * weight).sum(1) / weight.sum(1).clamp(min=1)
-        if all_layers:
-            return torch.stack([mean(h) for h in out.hidden_states], 1)
-        return mean(out.last_hidden_state)
+    def forward(self,
+                input_ids:torch.Tensor=None, # (B, T)
+                attention_mask:torch.Tensor=None, # (B, T), 1 where there is a token
+                pooled:bool=True, # is `pooler_output` wanted?
+                return_dict:bool=True, # a tuple, if not
+                **kwargs # of `BertModel`
+               ) -> BaseModelOutputWithPoolingAndCrossAttentions:
+        out = super().forward(input_ids, attention_mask, return_dict=True, **kwargs)
+        if pooled and input_ids is not None:
+            vectors = self.pool(out.last_hidden_state, input_ids, attention_mask)
+            out = type(out)(**{**out, 'pooler_output': vectors})
+        return out if return_dict is not False else out.to_tuple()
 
 # %% ../../nbs/03_model.ipynb #fb6d51a9
 @dataclass
@@ -168,9 +169,9 @@ def encode(self:BarcodeMAEForPreTraining,
     if self.config.variant == 'mae':                                                          # equation (1)
         kept = input_ids.gather(1, m.kept)
         mask = attended(self.encoder, m.kept_valid)
-        return self.encoder(kept, attention_mask=mask, position_ids=m.kept).last_hidden_state
+        return self.encoder(kept, mask, position_ids=m.kept, pooled=False).last_hidden_state
     mask = attended(self.encoder, attention_mask)
-    return self.encoder(apply_mask(input_ids, m), attention_mask=mask).last_hidden_state
+    return self.encoder(apply_mask(input_ids, m), mask, pooled=False).last_hidden_state
 
 # %% ../../nbs/03_model.ipynb #a4f8e4e6
 @patch

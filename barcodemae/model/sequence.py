@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoTokenizer
 from transformers import BertConfig, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import logging
 from torch.nn import functional as F
 from ..core import InputError
@@ -24,6 +24,7 @@ from .hyena import HyenaDNA, NucleotideModel
 from .mamba import BarcodeMamba, Caduceus, Mamba
 from .mae import VARIANTS, BarcodeEncoder, BarcodeMAEForPreTraining, Masking
 from .mae import PreTrainingOutput, apply_mask, predict_masked, random_masking
+from .pooling import Pooled
 from .tokenizer import FIRST_KMER, MAX_LENGTH, KmerTokenizer, check_k, pad_id
 
 # %% ../../nbs/model/sequence.ipynb #b040d494
@@ -38,6 +39,7 @@ class SequenceConfig(BertConfig):
     variant: str = 'hyena'       # one of `ARCHITECTURES`
     mask_ratio: float = 0.5      # share of k-mers that is masked, for `caduceus`
     pool_unknown: bool = False   # see `BarcodeMAEConfig`
+    whitened: bool = False       # see `BarcodeMAEConfig`
     reference: str | None = None # see `BarcodeMAEConfig`
 
     def __post_init__(self, **kwargs):
@@ -73,30 +75,35 @@ def _body(c:SequenceConfig): # ids (B, T) -> states (B, T, hidden_size)
     return NucleotideModel(D, [Mamba(D) for _ in range(n)], **frame)
 
 # %% ../../nbs/model/sequence.ipynb #685170a6
-class SequenceEncoder(PreTrainedModel):
-    "One of `ARCHITECTURES` over k-mers: `forward` gives `last_hidden_state` (B, T, D), `embed` is (B, D)."
+class SequenceEncoder(Pooled, PreTrainedModel):
+    """One of `ARCHITECTURES` over k-mers: `forward` gives `last_hidden_state` (B, T, D) and `pooler_output`
+    (B, D) float32. Weights of another precision become float32: recurrences and long convolutions need it."""
     config_class, base_model_prefix, main_input_name = SequenceConfig, 'encoder', 'input_ids'
-    embed = BarcodeEncoder.embed
     def __init__(self, config:SequenceConfig): # its shape
         super().__init__(config)
         with torch.device('cpu'):
             self.body = _body(config) # transformers' meta device cannot make its buffers
         for name in ('head', 'lm_head'):
             self.body._modules.pop(name, None)
+        self.add_whitening()
         self.post_init()
 
     def _init_weights(self, module): pass # done by each part
 
     def forward(self,
                 input_ids:torch.Tensor, # (B, T)
-                attention_mask:torch.Tensor=None, # not used
-                output_hidden_states:bool=False # those of every layer too?
-               ) -> BaseModelOutput: # of states (B, T, D)
-        T, c = input_ids.shape[1], self.config
+                attention_mask:torch.Tensor=None, # (B, T); the states do not need it
+                output_hidden_states:bool=False, # those of every layer too?
+                pooled:bool=True # is `pooler_output` wanted?
+               ) -> BaseModelOutputWithPooling: # of states (B, T, D)
+        T, c, padded = input_ids.shape[1], self.config, input_ids
+        if self.dtype != torch.float32:
+            self.float()
         if c.variant == 'caduceus':
-            input_ids = F.pad(input_ids, (0, MAX_LENGTH // c.k - T), value=c.pad_token_id)
-        states = [s[:, :T] for s in self.body.states(input_ids)]
-        return BaseModelOutput(states[-1], tuple(states) if output_hidden_states else None)
+            padded = F.pad(input_ids, (0, MAX_LENGTH // c.k - T), value=c.pad_token_id)
+        states = [s[:, :T] for s in self.body.states(padded)]
+        vectors = self.pool(states[-1], input_ids, attention_mask) if pooled else None
+        return BaseModelOutputWithPooling(states[-1], vectors, tuple(states) if output_hidden_states else None)
 
 # %% ../../nbs/model/sequence.ipynb #9043401c
 class SequenceForPreTraining(PreTrainedModel):
@@ -121,11 +128,12 @@ def forward(self:SequenceForPreTraining,
            ) -> PreTrainingOutput:
     "Loss of predicting the next k-mer, or the masked ones."
     if self.config.variant != 'caduceus':
-        states, target = self.encoder(input_ids).last_hidden_state[:, :-1], input_ids[:, 1:]
+        states = self.encoder(input_ids, pooled=False).last_hidden_state[:, :-1]
+        target = input_ids[:, 1:]
         valid = (target >= FIRST_KMER) & attention_mask[:, 1:].bool()
     else:
         m = masking or random_masking(input_ids, attention_mask, self.config.mask_ratio)
-        states = self.encoder(apply_mask(input_ids, m)).last_hidden_state
+        states = self.encoder(apply_mask(input_ids, m), pooled=False).last_hidden_state
         states = states.gather(1, m.masked[..., None].expand(-1, -1, states.shape[-1]))
         target, valid = input_ids.gather(1, m.masked), m.masked_valid
     labels = (target - FIRST_KMER).masked_fill(~valid, -100)
@@ -154,7 +162,7 @@ def load_encoder(folder:str|Path # local, with `config.json` and the weights
     finally:
         if shown:
             logging.enable_progress_bar()
-    if not hasattr(encoder, 'embed'):
+    if not isinstance(encoder, Pooled):
         kind = type(encoder).__name__
         raise InputError(f'this is a {kind}, no encoder of this library', file=folder, fix=of_a_run)
     if missing := sorted(info['missing_keys']):

@@ -82,7 +82,7 @@ class Classifier(_Heads):
         ids, # (B, T)
         mask, # (B, T)
     ):
-        x = self.norm(self.encoder.embed(ids, mask)) # (B, D)
+        x = self.norm(self.encoder(ids, attention_mask=mask).pooler_output) # (B, D)
         return {rank: head(x) for rank, head in self.heads.items()}
 
 # %% ../../nbs/training/finetune.ipynb #40d5d03b

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from ..core import InputError, atomic_path, read_json
 from ..evaluation.report import accuracy_row, read_results, table
 from ..model.sequence import load_encoder
-from ..model.tokenizer import MAX_LENGTH, KmerTokenizer
+from ..model.tokenizer import MAX_LENGTH, tokenizer_of
 from .onnx import export_onnx
 
 # %% ../../nbs/training/hub.ipynb #cb2a4178
@@ -127,8 +127,9 @@ def _about(shape, record):
 # %% ../../nbs/training/hub.ipynb #0eb81c34
 def _limits(shape, record): # a list in Markdown
     unknown = 'count, all as the same token' if shape['pool_unknown'] else 'do not count'
-    found = [f'It reads the first {MAX_LENGTH} bases of a COI barcode, in the direction of the gene. k-mers '
-             f'with another base than A, C, G, T {unknown}.',
+    read = (f'the {MAX_LENGTH} columns of the COI barcode, of either strand' if shape.get('reference') else
+            f'the first {MAX_LENGTH} bases of a COI barcode, in the direction of the gene')
+    found = [f'It reads {read}. k-mers with another base than A, C, G, T {unknown}.',
              'The nearest neighbour only finds names that the references have; how far away it is must be '
              'judged as well.',
              'Other genes, and animals unlike those of the data, were not measured.']
@@ -136,17 +137,20 @@ def _limits(shape, record): # a list in Markdown
         found.insert(0, '**The barcodes were simulated**: the encoder shows that the code works, it has seen '
                         'no animal.')
     if shape.get('reference'):
-        found.append('It was trained on barcodes aligned to the gene. The reference is in `config.json`; '
-                     '`barcodemae.embedding.embed.embed` aligns barcodes to it, the bare tokenizer does not.')
+        found.append('It was trained on barcodes aligned to the gene: its tokenizer aligns them, on the strand '
+                     'and with the gaps where they fit. The whole tokenizer is needed, `tokenizer.json` alone '
+                     'does not align.')
     return '\n'.join(f'- {line}' for line in found)
 
 # %% ../../nbs/training/hub.ipynb #eb4836d1
 _USE = """```python
-import barcodemae
-from transformers import AutoModel
-from barcodemae.embedding.embed import embed
-from barcodemae.data.store import pack
-vectors = embed(AutoModel.from_pretrained('{}'), pack(['AACATTATATTTTATTTTTGGAATTTGATCAGG'])) # (1, {})
+import barcodemae, torch
+from transformers import AutoModel, AutoTokenizer
+name = '{}'
+tokenizer, encoder = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name)
+batch = tokenizer(['AACATTATATTTTATTTTTGGAATTTGATCAGG'], padding=True, return_tensors='pt')
+with torch.no_grad():
+    vectors = encoder(**batch).pooler_output # (1, {}): the cosine says how related two barcodes are
 ```"""
 _CITE = ('M. Safari, P. Millan Arias, S. C. Lowe, L. Kari, A. X. Chang, G. W. Taylor. Enhancing DNA '
          'foundation models to address masking inefficiencies. 2025. This encoder was trained with '
@@ -179,13 +183,16 @@ def model_card(folder, # of an encoder, `best` or `last` of a run
     return f'---\n{_header(shape, sources)}\n---\n\n# {name}\n\n{_about(shape, record)}\n\n{body}\n'
 
 # %% ../../nbs/training/hub.ipynb #bb7975c2
-def _check_tokenizer(folder, k): # is there one? raises InputError for one with other k-mers
+def _check_tokenizer(folder, config): # is there one? raises InputError for one that is another encoder's
     if not all((folder/name).exists() for name in ('tokenizer.json', 'tokenizer_config.json')):
         return False
-    if (found := AutoTokenizer.from_pretrained(folder).k) != k:
-        raise InputError(f'tokenizer with k-mers of {found} bases, encoder with {k}', file=folder,
-                         fix='remove tokenizer.json; it is made again')
-    return True
+    found, fix = AutoTokenizer.from_pretrained(folder), 'remove tokenizer.json; it is made again'
+    if found.k != config.k:
+        message = f'tokenizer with k-mers of {found.k} bases, encoder with {config.k}'
+        raise InputError(message, file=folder, fix=fix)
+    if found.reference not in (None, config.reference):
+        raise InputError('tokenizer and encoder align to other references', file=folder, fix=fix)
+    return found.reference == config.reference  # once, tokenizers were saved without it
 
 # %% ../../nbs/training/hub.ipynb #43bf057a
 def complete(folder, # of an encoder
@@ -200,9 +207,8 @@ def complete(folder, # of an encoder
         raise InputError('the weights are not safetensors', file=folder,
                          fix='save the encoder again: load_encoder(folder).save_pretrained(folder)')
     with tempfile.TemporaryDirectory() as place:
-        k = encoder.config.k
-        if not _check_tokenizer(folder, k):
-            KmerTokenizer(k=k).save_pretrained(place)
+        if not _check_tokenizer(folder, encoder.config):
+            tokenizer_of(encoder.config).save_pretrained(place)
         Path(place, 'README.md').write_text(card, encoding='utf-8')
         for path in sorted(Path(place).iterdir()):
             with atomic_path(folder/path.name) as temp:

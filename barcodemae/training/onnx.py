@@ -18,7 +18,7 @@ class _Pooled(torch.nn.Module): # ids (B, T) int64, mask (B, T) bool -> (B, D)
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, ids, mask): return self.encoder.embed(ids, mask)
+    def forward(self, ids, mask): return self.encoder(ids, attention_mask=mask).pooler_output
 
 def trial_batches(k:int, # length of a k-mer
                   seed:int=0 # of what is drawn
@@ -54,7 +54,8 @@ def largest_difference(encoder, # in evaluation mode
     for ids, mask in trial_batches(encoder.config.k):
         there, = session.run(['vectors'], dict(ids=ids.numpy(), mask=mask.numpy()))       # (B, D)
         with torch.no_grad():
-            gap = (encoder.embed(ids, mask) - torch.from_numpy(there)).abs().max().item()
+            here = encoder(ids, attention_mask=mask).pooler_output
+        gap = (here - torch.from_numpy(there)).abs().max().item()
         worst = max(worst, gap if gap == gap else float('inf'))
     return worst
 

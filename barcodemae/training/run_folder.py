@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from transformers.utils.logging import disable_progress_bar
 from .. import core
 from ..core import InputError, atomic_path, read_json
-from ..model.tokenizer import KmerTokenizer
+from ..model.tokenizer import tokenizer_of
 from .config import with_new_names
 
 # %% ../../nbs/training/run_folder.ipynb #f460e67a
@@ -62,7 +62,7 @@ def write_json(self:RunFolder,
 @patch
 def save_encoder(self:RunFolder,
                  name:str, # best or last
-                 encoder # of transformers, with `config.k`
+                 encoder # of transformers; `config.k` and `config.reference`: how it reads
                 ):
     "Write an encoder and its tokenizer."
     if not self.writes:
@@ -70,7 +70,7 @@ def save_encoder(self:RunFolder,
     disable_progress_bar() # transformers' own, inside of ours
     with atomic_path(self.path/name) as folder:
         encoder.save_pretrained(folder)
-        KmerTokenizer(k=encoder.config.k).save_pretrained(folder)
+        tokenizer_of(encoder.config).save_pretrained(folder)
 
 # %% ../../nbs/training/run_folder.ipynb #b2ca88e8
 @patch
