@@ -1,8 +1,8 @@
 """Guards for the ladder: the same questions for all, hits that can be paired, and what is asked without labels."""
-import re
+import re, zlib
 import numpy as np, polars as pl, pytest
 from barcodemae import cli
-from barcodemae.compute import Compute
+from barcodemae.compute import probe_compute
 from barcodemae.core import InputError
 from barcodemae.data.noise import NOISE, reverse_complement
 from barcodemae.data.place import place
@@ -41,7 +41,7 @@ class Knowing(Embedder):
             for barcode, genus in zip(part.barcodes, part.labels('genus')):
                 self.genus[barcode] = genus if rng.random() < right or part is questions.reference else 'lost'
     def encode(self, barcodes):
-        def vector(genus): return np.random.default_rng(list(genus.encode())).normal(size=self.width)
+        def vector(genus): return np.random.default_rng(zlib.crc32(genus.encode())).normal(size=self.width)
         return np.array([vector(self.genus.get(b, 'lost')) for b in barcodes], np.float32)
 
 
@@ -71,14 +71,21 @@ def test_barcodes_are_asked_as_their_file_has_them(tmp_path):
 
 def test_a_row_of_what_knows_everything(questions):
     row = ladder_row(Knowing(questions), questions)
-    there = np.isin(*(p.labels('genus') for p in (questions.query, questions.reference)))
-    assert (row_hits(row) == there).all() and row['plain'][CLEAN] == round(100 * there.mean(), 2)
     low, high = row['interval'][CLEAN]
-    assert low < row['plain'][CLEAN] < high
+    assert 80 < low <= row['plain'][CLEAN] <= high         # the demo has barcodes with two names
     assert row['plain']['one base deleted'] < 20
     assert STRAND not in row['plain'] # it does not claim to know the strand
     assert set(row['plain']) == set(row['whitened']) == {CLEAN, *DAMAGE}
     assert row['n'][CLEAN] == len(questions.query) and row['supervised'] is False
+
+
+def test_hits_are_those_of_the_nearest_by_cosine(questions, linear):
+    row = ladder_row(linear, questions)
+    for asked in questions.conditions(True):
+        cosine = linear.encode(asked.barcodes) @ linear.encode(asked.reference.barcodes).T
+        near = asked.reference.labels('genus')[cosine.argmax(1)]
+        assert (row_hits(row, asked.key, 'plain') != (near == asked.query.labels('genus'))).mean() < .02 # ties
+        assert row['plain'][asked.key] == pytest.approx(100 * row_hits(row, asked.key, 'plain').mean(), abs=.01)
 
 
 def test_differences_are_paired(questions):
@@ -149,12 +156,12 @@ def test_components_are_scikit_learns(questions, gene):
 
 
 def test_an_aligned_encoder_gives_vectors_of_either_strand_and_of_nothing(questions, gene):
-    embedder = encoder_embedder(untrained_encoder(BarcodeMAEConfig(**SHAPE, reference=gene)), 'u', Compute())
+    embedder = encoder_embedder(untrained_encoder(BarcodeMAEConfig(**SHAPE, reference=gene)), 'u', probe_compute('cpu'))
     some = questions.query.barcodes[:10]
     both = [embedder.encode(s) for s in (some, [reverse_complement(b) for b in some])]
     assert np.allclose(*both, atol=1e-5) and embedder.strands
     assert not embedder.encode(['N' * 100]).any()                      # no k-mer
-    plain = encoder_embedder(untrained_encoder(BarcodeMAEConfig(**SHAPE)), 'u', Compute())
+    plain = encoder_embedder(untrained_encoder(BarcodeMAEConfig(**SHAPE)), 'u', probe_compute('cpu'))
     assert not getattr(plain, 'strands', False)
 
 
@@ -227,7 +234,9 @@ def test_one_command_trains_and_compares_with_the_default(mine, tmp_path, monkey
 
 def test_the_command_compares_on_labels(tmp_path, monkeypatch, capsys, gene):
     untrained_encoder(BarcodeMAEConfig(**SHAPE, reference=gene)).save_pretrained(tmp_path/'mine')
-    monkeypatch.setattr(compare, 'DEFAULT', str(tmp_path/'mine'))       # the library's own takes a minute
+    own = compare.open_embedder
+    def quick_open(encoder, *rest): return own(tmp_path/'mine' if encoder == 'default' else encoder, *rest)
+    monkeypatch.setattr(compare, 'open_embedder', quick_open)           # the library's own takes a minute
     monkeypatch.setattr(compare, 'Questions', lambda dataset, final: Questions(dataset, final, (), 300))
     quick = compare.cheap_rungs
     monkeypatch.setattr(compare, 'cheap_rungs', lambda *a: {'components': quick(*a)['components']})
@@ -236,10 +245,10 @@ def test_the_command_compares_on_labels(tmp_path, monkeypatch, capsys, gene):
     text = capsys.readouterr().out
     assert 'PCA of aligned bases, 32' in text and 'val_unseen' in text and 'points [' in text
     kept = list((tmp_path/'ladder').glob('*.json'))
-    assert len(kept) == 1                                               # the cheap rung is not measured again
-    before = kept[0].stat().st_mtime_ns
+    assert len(kept) == 2                                               # they are not measured again
+    before = [p.stat().st_mtime_ns for p in kept]
     assert cli.main(['ladder', str(tmp_path/'mine'), '--dataset', 'demo']) == 0
-    assert kept[0].stat().st_mtime_ns == before
+    assert [p.stat().st_mtime_ns for p in kept] == before
 
 
 def test_final_needs_labels(mine, tmp_path, gene, capsys):

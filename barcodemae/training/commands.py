@@ -31,7 +31,8 @@ class Results(dict):
                  f"{self['barcodes_seen']:,} barcodes seen in {self['seconds_training'] / 60:.1f} min"]
         asked = [(row['rank'], row['query']) for row in self.get('knn', [])]
         lines += [table(self, rank) for rank in dict.fromkeys(rank for rank, _ in asked)]
-        lines += [verdict(self)] * (('genus', 'test_unseen') in asked)
+        if ('genus', 'test_unseen') in asked:
+            lines.append(verdict(self))
         return '\n'.join(lines) + ''.join(f'\n\n{found}' for found in self.get('ladder', []))
 
 # %% ../../nbs/training/commands.ipynb #3c55cda7

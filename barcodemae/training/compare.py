@@ -6,7 +6,7 @@
 __all__ = ['DEFAULT', 'LABELLED', 'open_embedder', 'cheap_rungs', 'LadderResults', 'ladder_of', 'OwnResults', 'own_of', 'ladder',
            'after_training']
 
-# %% ../../nbs/training/compare.ipynb #e3a259d8
+# %% ../../nbs/training/compare.ipynb #2d26df96
 import hashlib
 from pathlib import Path
 import barcodemae
@@ -21,7 +21,7 @@ from ..evaluation.questions import CLEAN, Questions
 from ..model.sequence import load_encoder
 from ..settings import find_dataset, load_settings
 
-# %% ../../nbs/training/compare.ipynb #9ad05657
+# %% ../../nbs/training/compare.ipynb #ea984e54
 DEFAULT = 'default' # what the encoder that comes with the library is called
 
 def open_embedder(
@@ -40,7 +40,7 @@ def open_embedder(
     embedder.budget = budget
     return embedder
 
-# %% ../../nbs/training/compare.ipynb #cb0aa6ac
+# %% ../../nbs/training/compare.ipynb #39c778c5
 def cheap_rungs(
     store, # a `BarcodeStore`; `pretrain` is fitted on, or all of it
     width:int, # numbers of a vector
@@ -57,7 +57,7 @@ def cheap_rungs(
         return embedder
     return {'6-mers': kmers, 'components': lambda: linear('components'), 'columns': lambda: linear('columns')}
 
-# %% ../../nbs/training/compare.ipynb #a04cc807
+# %% ../../nbs/training/compare.ipynb #5fe05976
 def _cached(name, make, questions): # rows by what they depend on; the folder may be deleted
     weights = Path(barcodemae.__file__).parent/'encoder'/'model.safetensors'
     mark = hashlib.sha256(weights.read_bytes()).hexdigest() if name == DEFAULT else ''
@@ -70,7 +70,7 @@ def _cached(name, make, questions): # rows by what they depend on; the folder ma
         write_json(file, row)
     return read_json(file)
 
-# %% ../../nbs/training/compare.ipynb #2ad817e6
+# %% ../../nbs/training/compare.ipynb #b155b05d
 class LadderResults(dict):
     "Rows of the ladder; as text tables, and how far the first row is from the others."
     def __str__(self):
@@ -88,7 +88,7 @@ class LadderResults(dict):
         mean, low, high = difference(first := self['rows'][0], other, self['species'])
         return f"{first['name']} minus {other['name']}: {mean:+.1f} points [{low:+.1f}, {high:+.1f}]"
 
-# %% ../../nbs/training/compare.ipynb #0b7999dd
+# %% ../../nbs/training/compare.ipynb #27cd1fbf
 def ladder_of(
     embedder, # what is compared
     questions:Questions, # with labels
@@ -101,7 +101,7 @@ def ladder_of(
     rows = [ladder_row(embedder, questions)] + [_cached(n, make, questions) for n, make in rungs.items()]
     return LadderResults(rows=rows, species=questions.species(), skipped=questions.skipped)
 
-# %% ../../nbs/training/compare.ipynb #84b23785
+# %% ../../nbs/training/compare.ipynb #33f61076
 class OwnResults(dict):
     "Rows without labels; as text a table."
     def __str__(self):
@@ -124,7 +124,7 @@ def own_of(
     rows = [row for one in (embedder, *others) for row in own_rows(one, questions)]
     return OwnResults(rows=rows)
 
-# %% ../../nbs/training/compare.ipynb #e67de25c
+# %% ../../nbs/training/compare.ipynb #2002554d
 LABELLED = 'coi_mini' # asked besides, where it is there
 
 def ladder(
@@ -145,7 +145,7 @@ def ladder(
         raise InputError('no test_unseen in a data set without labels', file=dataset, fix='leave out --final')
     return own_of(embedder, parted(store))
 
-# %% ../../nbs/training/compare.ipynb #f0d7837e
+# %% ../../nbs/training/compare.ipynb #ee54b078
 def after_training(
     run, # folder of a finished run
     store, # of `parted`
