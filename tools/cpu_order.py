@@ -1,6 +1,7 @@
 """What order.json of a GPU run lacks, in the same shape on one core: barcodes not aligned, short 4-mers.
 
     OMP_NUM_THREADS=1 nice python tools/cpu_order.py OUT
+    cp OUT/order.json nbs/experiments/order_cpu.json        for the notebook of Table 1
 
 Runs come one after another, the first seed first; OUT/order.json grows with each. A call that was interrupted
 is continued by the next one. Learning rates are those that the GPU run chose for each variant."""
