@@ -39,6 +39,7 @@ class ColumnFit(Objective):
         held_out = store.rows(splits[0]) if splits else self.rows
         self.held_out = align(store.sequences(held_out[:512]), self.reference).bases
 
+# %% ../../nbs/training/columns.ipynb #f0100011
 @patch
 def make_model(self:ColumnFit,
                compute:Compute # not used: fitted on the CPU

@@ -49,7 +49,7 @@ class TrainConfig(LoopConfig):
     "Settings of a pretraining run, saved as `config.json` beside what it made. The defaults are the paper's."
     preset: str = 'bioscan5m'          # name in `PRESETS`
     dataset: str = 'bioscan5m'         # name in settings.ini or path
-    variant: str = 'mae'               # mae, mae_with_mask, encoder_only; hyena, mamba, mamba2, caduceus; columns
+    variant: str = 'mae'               # one of VARIANTS or ARCHITECTURES (model), or columns
     k: int = 6                         # length of a k-mer
     hidden_size: int = 768             # width of the encoder; feed-forward layers are 4 times as wide
     layers: int = 6                    # of the encoder
@@ -122,7 +122,7 @@ def _check_shape(config): # `InputError` for settings that no model can have tog
         why = str(e).strip().splitlines()[-1].strip()
         raise InputError(why, record='shape', fix='correct these settings') from None
     if config.variant == 'columns' and not config.aligned:
-        raise InputError('columns are of aligned barcodes', record='aligned', fix='leave aligned as the preset has it')
+        raise InputError('columns are of aligned barcodes', record='aligned', fix='leave it as the preset has it')
     if config.variant in VARIANTS:
         _check_heads(config.hidden_size, config.heads)
     if config.variant in ('mae', 'mae_with_mask'):
