@@ -35,8 +35,10 @@ def _need(folder, names, fix): # the files of a folder
 
 # %% ../../nbs/identification/model.ipynb #92aae72c
 class AlignedEncoder:
-    """Embeds barcodes by an encoder that was trained on aligned ones. `consensus`: of the gene, str of at most
-    660 bases. Raises `InputError` where a file is missing, and for an encoder of barcodes as they come."""
+    """Embeds barcodes by an encoder that was trained on aligned ones.
+
+    `consensus`: of the gene, str of at most 660 bases. Raises `InputError` where a file is missing, and for
+    an encoder of barcodes as they come."""
     def __init__(self,
         folder=None, # of an encoder; the library's when absent
         compute=None, # `Compute` of the encoder, see `probe_compute`; found by probing when absent
@@ -47,6 +49,7 @@ class AlignedEncoder:
         if not self.consensus:
             raise InputError(_NOT_ALIGNED, file=self.folder, fix='train with registered = True (preset mini)')
 
+# %% ../../nbs/identification/model.ipynb #963b83f8
 class Model(AlignedEncoder):
     """Aligns, compares and embeds barcodes by what a model folder holds.
 
@@ -87,6 +90,7 @@ def encoder(self:AlignedEncoder):
             self._encoder.set_whitening(**load_file(apart))
     return self._encoder
 
+# %% ../../nbs/identification/model.ipynb #e13184a1
 @patch(as_prop=True)
 def width(self:AlignedEncoder):
     "Numbers of an embedding."

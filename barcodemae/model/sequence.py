@@ -32,7 +32,7 @@ ARCHITECTURES = ('hyena', 'mamba', 'mamba2', 'caduceus')
 
 @strict
 class SequenceConfig(BertConfig):
-    "Shape of one of `ARCHITECTURES`, fields as of `BarcodeMAEConfig`. `ValueError` for sizes that do not fit."
+    "Shape of one of `ARCHITECTURES`, as of `BarcodeMAEConfig`. `ValueError` for sizes that do not fit."
     model_type = 'barcodemae_sequence'
     k: int = 6                   # length of a k-mer
     variant: str = 'hyena'       # one of `ARCHITECTURES`
