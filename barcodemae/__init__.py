@@ -50,7 +50,7 @@ def _stand_in(name):
 
 
 def _add_to(auto):
-    for name in ('barcodemae', 'barcodemae_sequence'):
+    for name in ('barcodemae', 'barcodemae_sequence', 'barcodemae_columns'):
         if name not in auto.CONFIG_MAPPING:
             auto.AutoConfig.register(name, _stand_in(name))
 

@@ -52,6 +52,7 @@ def _ready(encoder, compute): # weights of lower precision are raised to float32
     keep_freed_memory()
     return compute
 
+# %% ../../nbs/embedding/embed.ipynb #c2b2d748
 def _batch_size(wanted, compute): # barcodes at a time
     if wanted is not None:
         return Range(1, whole=True).check('batch_size', wanted)

@@ -30,6 +30,7 @@ DEFAULT_MODEL = Path(barcodemae.__file__).parent/'encoder'
 ENCODER_FILES = ('config.json', 'model.safetensors')
 MODEL_FILES = (*ENCODER_FILES, 'identify.json')
 _MODEL_FIX = 'give the folder of a model that identifies (barcodemae fit makes one), or none'
+_ALIGN = 'train with aligned = True (presets columns and mini)'
 _NOT_ALIGNED = 'this encoder was trained on barcodes as they come, not aligned to the gene'
 
 def _need(folder, names, fix): # the files of a folder
@@ -43,8 +44,10 @@ def table_file(folder): # of a model: the linear encoder itself, or a table besi
 
 # %% ../../nbs/identification/model.ipynb #92aae72c
 class AlignedEncoder:
-    """Embeds barcodes by an encoder that was trained on aligned ones. `consensus`: of the gene, str of at most
-    660 bases. Raises `InputError` where a file is missing, and for an encoder of barcodes as they come."""
+    """Embeds barcodes by an encoder that was trained on aligned ones.
+
+    `consensus`: of the gene, str of at most 660 bases. Raises `InputError` where a file is missing, and for
+    an encoder of barcodes as they come."""
     def __init__(self,
         folder=None, # of an encoder; the library's when absent
         compute=None, # `Compute` of the encoder, see `probe_compute`; found by probing when absent
@@ -53,8 +56,9 @@ class AlignedEncoder:
         _need(self.folder, ENCODER_FILES, 'give the folder best of a finished run, or of a model')
         self.consensus = read_json(self.folder/'config.json').get('reference')
         if not self.consensus:
-            raise InputError(_NOT_ALIGNED, file=self.folder, fix='train with aligned = True (presets columns and mini)')
+            raise InputError(_NOT_ALIGNED, file=self.folder, fix=_ALIGN)
 
+# %% ../../nbs/identification/model.ipynb #963b83f8
 class Model(AlignedEncoder):
     """Aligns, compares and embeds barcodes by what a model folder holds.
 
@@ -71,7 +75,7 @@ class Model(AlignedEncoder):
         self.settings = read_json(self.folder/'identify.json')
         file = table_file(self.folder)
         _need(self.folder, [file.name], _MODEL_FIX)
-        self.linear = file.name == 'model.safetensors' # is the encoder itself this table?
+        self.linear = file.name == 'model.safetensors'                    # is the encoder itself this table?
         self.columns = load_file(file)['table'].float().numpy()
         digest = hashlib.sha256(file.read_bytes())
         digest.update(f"{self.consensus} {self.settings['phase']}".encode())    # columns and bits need them
@@ -98,6 +102,7 @@ def encoder(self:AlignedEncoder):
             self._encoder.set_whitening(**load_file(apart))
     return self._encoder
 
+# %% ../../nbs/identification/model.ipynb #e13184a1
 @patch(as_prop=True)
 def width(self:AlignedEncoder):
     "Numbers of an embedding."
@@ -126,6 +131,7 @@ def vectors(self:AlignedEncoder,
         out[rows] = F.normalize(torch.from_numpy(x), dim=1).numpy()
     return out
 
+# %% ../../nbs/identification/model.ipynb #719d873d
 @patch
 def vectors(self:Model,
     bases:np.ndarray, # (N, 660) uint8, aligned to the gene, see `Model.align`
@@ -211,6 +217,7 @@ def _whitened(encoder, bases): # a copy in half precision, whitened by these bar
     encoder.half().set_whitening(mean, matrix)                       # which stays in float32
     return encoder
 
+# %% ../../nbs/identification/model.ipynb #9b362dbe
 def save_model(
     folder, # to write, whole or not at all
     encoder, # trained on aligned barcodes: its config has a `reference`
@@ -220,7 +227,7 @@ def save_model(
     "Write a model folder. Raises `InputError` for an encoder that was trained on barcodes not aligned."
     from barcodemae.model.tokenizer import tokenizer_of
     if not encoder.config.reference:
-        raise InputError(_NOT_ALIGNED, fix='train with aligned = True (presets columns and mini)')
+        raise InputError(_NOT_ALIGNED, fix=_ALIGN)
     placed = place(unpack(bases), encoder.config.reference).bases
     linear = encoder.config.model_type == LINEAR
     with atomic_path(folder) as temp:

@@ -28,7 +28,7 @@ VARIANTS = ('mae', 'mae_with_mask', 'encoder_only')
 # %% ../../nbs/03_model.ipynb #e4c9eeca
 @strict
 class BarcodeMAEConfig(BertConfig):
-    "Shape of encoder (the fields of `BertConfig`) and decoder, paper §2.2.2. `ValueError` for impossible ones."
+    "Shape of encoder (fields of `BertConfig`) and decoder, paper §2.2.2. `ValueError` for what cannot be."
     model_type = 'barcodemae'
     k: int = 6                             # length of a k-mer
     variant: str = 'mae'                   # one of `VARIANTS`

@@ -43,7 +43,7 @@ class Whitening(nn.Module):
     ):
         with torch.autocast(x.device.type, enabled=False):
             white = (x.float() - self.mean.float()) @ self.matrix.float()
-            return F.normalize(white, dim=1) * (x != 0).any(1, keepdim=True)
+            return F.normalize(white.masked_fill((x == 0).all(1, keepdim=True), 0), dim=1)
 
 # %% ../../nbs/model/pooling.ipynb #cb2a6dd5
 class Pooled:

@@ -33,8 +33,7 @@ ARCHITECTURES = ('hyena', 'mamba', 'mamba2', 'caduceus')
 
 @strict
 class SequenceConfig(BertConfig):
-    """Shape of one of `ARCHITECTURES`, with the field names of `BarcodeMAEConfig`.
-    Raises `ValueError` for another variant, a `k` outside 3 to 8, and sizes that do not fit a variant."""
+    "Shape of one of `ARCHITECTURES`, as of `BarcodeMAEConfig`. `ValueError` for sizes that do not fit."
     model_type = 'barcodemae_sequence'
     k: int = 6                   # length of a k-mer
     variant: str = 'hyena'       # one of `ARCHITECTURES`
@@ -91,20 +90,22 @@ class SequenceEncoder(Pooled, PreTrainedModel):
 
     def _init_weights(self, module): pass # done by each part
 
-    def forward(self,
-                input_ids:torch.Tensor, # (B, T)
-                attention_mask:torch.Tensor=None, # (B, T); the states do not need it
-                output_hidden_states:bool=False, # those of every layer too?
-                pooled:bool=True # is `pooler_output` wanted?
-               ) -> BaseModelOutputWithPooling: # of states (B, T, D)
-        T, c, padded = input_ids.shape[1], self.config, input_ids
-        if self.dtype != torch.float32:
-            self.float()
-        if c.variant == 'caduceus':
-            padded = F.pad(input_ids, (0, MAX_LENGTH // c.k - T), value=c.pad_token_id)
-        states = [s[:, :T] for s in self.body.states(padded)]
-        vectors = self.pool(states[-1], input_ids, attention_mask) if pooled else None
-        return BaseModelOutputWithPooling(states[-1], vectors, tuple(states) if output_hidden_states else None)
+# %% ../../nbs/model/sequence.ipynb #db37e13a
+@patch
+def forward(self:SequenceEncoder,
+            input_ids:torch.Tensor, # (B, T)
+            attention_mask:torch.Tensor=None, # (B, T); the states do not need it
+            output_hidden_states:bool=False, # those of every layer too?
+            pooled:bool=True # is `pooler_output` wanted?
+           ) -> BaseModelOutputWithPooling: # of states (B, T, D)
+    T, c, padded = input_ids.shape[1], self.config, input_ids
+    if self.dtype != torch.float32:
+        self.float()
+    if c.variant == 'caduceus':
+        padded = F.pad(input_ids, (0, MAX_LENGTH // c.k - T), value=c.pad_token_id)
+    states = [s[:, :T] for s in self.body.states(padded)]
+    vectors = self.pool(states[-1], input_ids, attention_mask) if pooled else None
+    return BaseModelOutputWithPooling(states[-1], vectors, tuple(states) if output_hidden_states else None)
 
 # %% ../../nbs/model/sequence.ipynb #9043401c
 class SequenceForPreTraining(PreTrainedModel):

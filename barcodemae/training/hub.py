@@ -151,9 +151,9 @@ def _limits(shape, record): # a list in Markdown
         found.insert(0, '**The barcodes were simulated**: the encoder shows that the code works, it has seen '
                         'no animal.')
     if shape.get('reference'):
-        found.append('It was trained on barcodes aligned to the gene: its tokenizer aligns them, on the strand '
-                     'and with the gaps where they fit. The whole tokenizer is needed, `tokenizer.json` alone '
-                     'does not align.')
+        found.append('It was trained on barcodes aligned to the gene: its tokenizer aligns them, on the '
+                     'strand and with the gaps where they fit. The whole tokenizer is needed, '
+                     '`tokenizer.json` alone does not align.')
     return '\n'.join(f'- {line}' for line in found)
 
 # %% ../../nbs/training/hub.ipynb #eb4836d1
