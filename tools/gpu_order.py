@@ -56,7 +56,8 @@ def job_config(part, job):
     batch = part.size(full, small)['batch_size']
     looks = 2 if job['group'] == 'search' else 10
     rest = dict(steps=-(-(job['passes'] or batch) // batch), validations=looks)
-    rest |= dict(variant=job['variant'], seed=job['seed'], checkpoint_minutes=60, learning_rate=job.get('rate'))
+    rest |= dict(variant=job['variant'], seed=job['seed'], checkpoint_minutes=60,
+                 learning_rate=job.get('rate'))
     return part.config('gpu', full | rest | job['changes'], small | rest | job['changes'])
 
 
