@@ -8,6 +8,7 @@ __all__ = ['MOST', 'KINDS', 'LinearEmbedder', 'fit_components', 'fit_linear', 'A
 # %% ../../nbs/embedding/rungs.ipynb #9f37a05d
 import time
 import numpy as np, torch
+from fastcore.basics import patch
 from ..arguments import Range, check_list
 from ..core import InputError
 from ..data.gaps import align
@@ -42,17 +43,20 @@ class LinearEmbedder(Embedder):
         "One vector per barcode."
         return self.of_columns(self.columns(barcodes))
 
-    def columns(self,
-        barcodes, # list of N str
-    ) -> np.ndarray: # (N, 660) uint8, on the columns of the gene
-        "Aligned bases."
-        return align(check_list('barcodes', barcodes), self.consensus).bases
+# %% ../../nbs/embedding/rungs.ipynb #cb3171a6
+@patch
+def columns(self:LinearEmbedder,
+    barcodes, # list of N str
+) -> np.ndarray: # (N, 660) uint8, on the columns of the gene
+    "Aligned bases."
+    return align(check_list('barcodes', barcodes), self.consensus).bases
 
-    def of_columns(self,
-        bases:np.ndarray, # (N, 660) of `columns`
-    ) -> np.ndarray: # (N, D) float32 of length 1, 0 where no base is known
-        "Vectors of aligned bases."
-        return column_vectors(self.table, bases)
+@patch
+def of_columns(self:LinearEmbedder,
+    bases:np.ndarray, # (N, 660) of `columns`
+) -> np.ndarray: # (N, D) float32 of length 1, 0 where no base is known
+    "Vectors of aligned bases."
+    return column_vectors(self.table, bases)
 
 # %% ../../nbs/embedding/rungs.ipynb #c1554cec
 MOST = 16_000 # barcodes that a table is fitted on at most

@@ -122,7 +122,7 @@ def _check_shape(config): # `InputError` for settings that no model can have tog
         why = str(e).strip().splitlines()[-1].strip()
         raise InputError(why, record='shape', fix='correct these settings') from None
     if config.variant == 'columns' and not config.aligned:
-        raise InputError('columns are of aligned barcodes', record='aligned', fix='leave it as the preset has it')
+        raise InputError('columns are of aligned barcodes', record='aligned', fix='leave it as in the preset')
     if config.variant in VARIANTS:
         _check_heads(config.hidden_size, config.heads)
     if config.variant in ('mae', 'mae_with_mask'):

@@ -113,6 +113,7 @@ def ladder_part(run # folder of a run
     texts = [f'```\n{LadderResults(one)}\n```' for one in found if 'species' in one]
     return {'Beside other encoders': '\n\n'.join(texts)} if texts else {}
 
+# %% ../../nbs/training/hub.ipynb #95ddf578
 _KINDS = dict(mae='a masked autoencoder: encoder without `[MASK]`, decoder with it',
               mae_with_mask='a masked autoencoder whose encoder sees `[MASK]` too',
               encoder_only='BERT: the encoder alone predicts masked k-mers',
@@ -192,7 +193,8 @@ def model_card(folder, # of an encoder, `best` or `last` of a run
     sources = {record['dataset']: data} if data else data_sources(record)
     use = _USE.format(repo_id or f'runs/{name}/{Path(folder).name}', shape['hidden_size'])
     parts = {'Use': use, 'Data': _data(sources), 'Accuracy': accuracy_text(results),
-             **ladder_part(Path(folder).parent), 'Limits': _limits(shape, record), 'Citation': _CITE.format(version)}
+             **ladder_part(Path(folder).parent),
+             'Limits': _limits(shape, record), 'Citation': _CITE.format(version)}
     body = '\n\n'.join(f'## {title}\n\n{text}' for title, text in parts.items())
     return f'---\n{_header(shape, sources)}\n---\n\n# {name}\n\n{_about(shape, record)}\n\n{body}\n'
 
