@@ -235,9 +235,11 @@ def test_one_command_trains_and_compares_with_the_default(mine, tmp_path, monkey
 def test_the_command_compares_on_labels(tmp_path, monkeypatch, capsys, gene):
     untrained_encoder(BarcodeMAEConfig(**SHAPE, reference=gene)).save_pretrained(tmp_path/'mine')
     own = compare.open_embedder
-    def quick_open(encoder, *rest): return own(tmp_path/'mine' if encoder == 'default' else encoder, *rest)
+    def quick_open(encoder, compute=None, name=None):
+        if encoder == 'default': return own(tmp_path/'mine', compute, 'default')
+        return own(encoder, compute, name)
     monkeypatch.setattr(compare, 'open_embedder', quick_open)           # the library's own takes a minute
-    monkeypatch.setattr(compare, 'Questions', lambda dataset, final: Questions(dataset, final, (), 300))
+    monkeypatch.setattr(compare, 'Questions', lambda dataset, final=False: Questions(dataset, final, (), 300))
     quick = compare.cheap_rungs
     monkeypatch.setattr(compare, 'cheap_rungs', lambda *a: {'components': quick(*a)['components']})
     monkeypatch.setattr(compare, 'load_settings', lambda: type('S', (), dict(cache=tmp_path, device='cpu')))
@@ -249,6 +251,11 @@ def test_the_command_compares_on_labels(tmp_path, monkeypatch, capsys, gene):
     before = [p.stat().st_mtime_ns for p in kept]
     assert cli.main(['ladder', str(tmp_path/'mine'), '--dataset', 'demo']) == 0
     assert [p.stat().st_mtime_ns for p in kept] == before
+    monkeypatch.setattr(compare, 'LABELLED', 'demo')                    # as after training, of very few barcodes
+    for _ in range(2):                                                  # measured, then read
+        found, = compare.after_training(tmp_path/'mine', range(10))
+        assert [row['name'] for row in found['rows']] == ['mine', 'default', 'PCA of aligned bases, 32']
+        assert 'mine minus default: +0.0 points' in str(found)
 
 
 def test_final_needs_labels(mine, tmp_path, gene, capsys):
