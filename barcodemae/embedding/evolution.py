@@ -129,7 +129,7 @@ def fit_table(
         found = signal_and_noise(*changes(bases[pairs[0]], bases[pairs[1]]), pairs[2])
         views.append(_centred(site_table(site_weights(*found)), x, np.tile(bases < 4, 4)))
     lengths = [np.linalg.norm(x[:2000] @ view, axis=1).mean() for view in views]
-    shares = [share / length for share, length in zip((1, SHARE), lengths)]
+    shares = [share / max(length, 1e-6) for share, length in zip((1, SHARE), lengths)]
     both = np.concatenate([share * view for share, view in zip(shares, views)], 1)
     table = both @ _components(x @ both, size, seed)
     return np.pad(table, ((0, 0), (0, size - table.shape[1]))).astype(np.float32)
