@@ -109,8 +109,12 @@ def ladder_part(run # folder of a run
                ) -> dict: # title and text, where the run has its rows of the ladder
     "The part of a card that shows an encoder beside others, by `barcodemae ladder`."
     file = Path(run)/'ladder.json'
-    found = read_json(file) if file.exists() else []
-    texts = [f'```\n{LadderResults(one)}\n```' for one in found if 'species' in one]
+    found = [one for one in (read_json(file) if file.exists() else []) if 'species' in one]
+    for one in found:
+        first, *others = one['rows']
+        first['name'] = 'this encoder'
+        one['rows'] = [first, *(row for row in others if row['hits'] != first['hits'])] # not itself
+    texts = [f'```\n{LadderResults(one)}\n```' for one in found]
     return {'Beside other encoders': '\n\n'.join(texts)} if texts else {}
 
 # %% ../../nbs/training/hub.ipynb #95ddf578
