@@ -261,4 +261,4 @@ def test_the_example_of_a_card_runs_in_every_precision(weights, precision, refer
 def test_the_example_of_the_encoder_that_comes_with_the_library_runs(precision, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = in_precision(example((DEFAULT_MODEL/'README.md').read_text(encoding='utf-8')), precision)
-    assert found['vectors'].shape == (1, 128) and found['vectors'].norm() == pytest.approx(1)
+    assert found['vectors'].shape == (1, 384) and found['vectors'].norm() == pytest.approx(1)
