@@ -14,6 +14,7 @@ from ..core import InputError
 from ..data.noise import disturb
 from ..data.read import scan_barcodes
 from ..data.store import load_dataset, need_splits
+from .clustering import otu_name
 from ..settings import find_dataset
 
 # %% ../../nbs/evaluation/questions.ipynb #373fcc00
@@ -135,4 +136,4 @@ def clustered(self:Questions) -> Part: # None where the data set has no such par
 @patch(as_prop=True)
 def bins(self:Questions) -> str:
     "What `dna_bin` holds: BIN, or OTU where clusters stand in for them."
-    return 'OTU' if self.query.table['dna_bin'].str.starts_with('OTU').any() else 'BIN'
+    return otu_name(self.query.table['dna_bin'].to_list())
