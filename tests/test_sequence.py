@@ -78,7 +78,7 @@ def test_what_is_no_encoder_is_refused(tmp_path):
     with pytest.raises(InputError, match='no encoder of this library'): load_encoder(tmp_path)
 
 
-@pytest.mark.parametrize('change, told', [(dict(variant='lstm'), 'hyena'), (dict(k=2), 'k 2'),
+@pytest.mark.parametrize('change, told', [(dict(variant='lstm'), 'hyena'), (dict(k=2), 'k = 2'),
                                           (dict(variant='mamba2', heads=3), 'heads'),
                                           (dict(variant='caduceus', hidden_size=9), 'even')])
 def test_impossible_settings(change, told):

@@ -192,7 +192,7 @@ def reference_calibration(
     return made
 
 # %% ../../nbs/identification/calibration.ipynb #c453e2f5
-PENALTIES = (1e-5, 1e-4, 1e-2, 1e3) # of `fit_ranking`, that are tried; the last is identity alone
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e3) # of `fit_ranking`, that are tried; the last is identity alone
 
 def fit_identification(
     reference:Reference, # R barcodes, to learn from
