@@ -6,13 +6,14 @@ from barcodemae.compute import probe_compute
 from barcodemae.core import InputError
 from barcodemae.data.noise import NOISE, reverse_complement
 from barcodemae.data.place import place
+from barcodemae.data.align import consensus_of
 from barcodemae.data.store import load_dataset, prepare
 from barcodemae.embedding.embedder import Embedder
 from barcodemae.embedding.rungs import KINDS, encoder_embedder, fit_linear
 from barcodemae.evaluation.knn import untrained_encoder
 from barcodemae.evaluation.ladder import (READINGS, cluster_ami, difference, ladder_line, ladder_row, named_row,
                                           pack_hits, row_hits, text_table, unpack_hits)
-from barcodemae.evaluation.own import NEAR, OwnQuestions, identities, own_rows, parted, some_consensus
+from barcodemae.evaluation.own import NEAR, OwnQuestions, identities, own_rows, parted
 from barcodemae.evaluation.questions import CHOICE, CLEAN, DAMAGE, STRAND, Questions, read_part
 from barcodemae.model.mae import BarcodeMAEConfig
 from barcodemae.training import commands, compare
@@ -25,7 +26,7 @@ def questions(): return Questions('demo', elsewhere=(), fit=300)
 
 
 @pytest.fixture(scope='module')
-def gene(): return some_consensus(load_dataset('demo'))
+def gene(): return consensus_of(load_dataset('demo'), np.arange(len(load_dataset('demo'))), 0)
 
 
 @pytest.fixture(scope='module')
@@ -188,7 +189,7 @@ def test_nothing_near_what_is_asked_is_trained_on(mine, tmp_path):
     train, held = found.rows('pretrain'), found.rows('val')
     assert len(np.intersect1d(train, held)) == 0 and len(train) + len(held) == len(store) == len(found.rows())
     assert len(held) <= .1 * len(store) and np.isin(found.seeds, held).all()
-    gene = some_consensus(store)
+    gene = consensus_of(store, np.arange(len(store)), 0)
     asked, others = (place(store.sequences(r), gene).bases for r in (found.seeds, train))
     assert identities(asked, others).max() < 1 - NEAR
     demo = load_dataset('demo')

@@ -28,6 +28,7 @@ from .cluster import check_grouping, group_barcodes
 from .computing import Computing, load_model, model_of
 from .formats import FORMS, ending_of, warn_of_ending
 from .indexing import index
+from ..embedding.columns import MOST
 from .model import DEFAULT_MODEL, AlignedEncoder, Model, save_model
 from .output import Job, Reading, need_any, own_table, read_queries, warn_of
 from .output import write_answers
@@ -50,7 +51,7 @@ def fit(
     store, run = load_dataset(dataset), Path(run)
     need_splits(store.splits, ('pretrain', 'train', 'val_unseen'), file=store.name)
     run = run/'best' if (run/'best').is_dir() else run
-    rows = np.random.default_rng(0).permutation(store.rows('pretrain'))[:16_000]
+    rows = np.random.default_rng(0).permutation(store.rows('pretrain'))[:MOST]
     with tempfile.TemporaryDirectory(prefix='barcodemae-') as place:
         model = save_model(Path(place)/'model', load_encoder(run), np.array(store.bases[rows]))
         how = dict(model=model.folder, splits=('train',), device=device, threads=threads, quiet=quiet)

@@ -13,11 +13,11 @@ from fastcore.basics import patch
 from transformers import AutoModel
 from ..compute import Compute
 from ..core import InputError
-from ..data.align import consensus_of, pretraining_rows
+from ..data.align import consensus_of, held_out_rows, pretraining_rows
 from ..data.gaps import align
 from ..data.store import BarcodeStore
-from ..embedding.columns import column_vectors
-from ..embedding.evolution import MOST, fit_table
+from ..embedding.columns import MOST, column_vectors
+from ..embedding.evolution import fit_table
 from ..embedding.neighbours import nearest
 from .config import TrainConfig, model_config
 from .trainer import Objective
@@ -35,9 +35,7 @@ class ColumnFit(Objective):
                              fix='give the preset columns, without steps, minutes or epochs')
         self.name, self.rows = f'columns of {config.dataset}', pretraining_rows(store)
         self.reference, = broadcast_object_list([consensus_of(store, self.rows, config.seed)])
-        splits = [s for s in ('val', 'val_unseen', 'train') if s in store.splits]
-        held_out = store.rows(splits[0]) if splits else self.rows
-        self.held_out = align(store.sequences(held_out[:512]), self.reference).bases
+        self.held_out = align(store.sequences(held_out_rows(store)), self.reference).bases
 
 # %% ../../nbs/training/columns.ipynb #f0100011
 @patch

@@ -9,14 +9,16 @@ __all__ = ['DEFAULT', 'LABELLED', 'open_embedder', 'cheap_rungs', 'LadderResults
 # %% ../../nbs/training/compare.ipynb #2d26df96
 import hashlib
 from pathlib import Path
+import numpy as np
 import barcodemae
 from ..core import InputError, read_json, write_json
 from ..compute import probe_compute
+from ..data.align import consensus_of
 from ..data.store import WIDTH, load_dataset
 from ..embedding.embedder import KmerEmbedder
 from ..embedding.rungs import MOST, encoder_embedder, fit_linear
 from ..evaluation.ladder import SHOWN, difference, ladder_line, ladder_row, text_table
-from ..evaluation.own import FEWEST, OwnQuestions, own_line, own_rows, parted, some_consensus
+from ..evaluation.own import FEWEST, OwnQuestions, own_line, own_rows, parted
 from ..evaluation.questions import CLEAN, Questions
 from ..model.sequence import load_encoder
 from ..settings import find_dataset, load_settings
@@ -50,7 +52,8 @@ def cheap_rungs(
         rows = store.rows(*(('pretrain',) if 'pretrain' in store.splits else ()))
         barcodes = store.sequences(rows[::-(-len(rows) // MOST)])
         size = max(1, min(width, len(barcodes) // 2, 4 * WIDTH))
-        return fit_linear(kind, barcodes, some_consensus(store), size)
+        gene = consensus_of(store, np.arange(len(store)), 0)
+        return fit_linear(kind, barcodes, gene, size)
     def kmers():
         embedder = KmerEmbedder(6)
         embedder.name = '6-mers'

@@ -11,7 +11,7 @@ from accelerate.utils import broadcast_object_list
 from fastcore.basics import patch
 from transformers import AutoModelForPreTraining
 from ..compute import Compute
-from ..data.align import align_to_gene, consensus_of, pretraining_rows
+from ..data.align import align_to_gene, consensus_of, held_out_rows, pretraining_rows
 from ..data.store import BarcodeStore
 from ..model.cpu_layers import compile_training, compiled, use_cpu_kernels
 from ..model.mae import random_masking
@@ -33,9 +33,7 @@ class Pretraining(Objective):
         self.rows, self.bases, self.kmer_ids = pretraining_rows(store), store.bases, kmer_ids
         reference = consensus_of(store, self.rows, config.seed) if config.aligned else None
         self.reference, = broadcast_object_list([reference])
-        splits = [s for s in ('val', 'val_unseen', 'train') if s in store.splits]
-        held_out = store.rows(splits[0]) if splits else self.rows
-        self.held_out = np.array(store.bases[held_out[:512]])
+        self.held_out = np.array(store.bases[held_out_rows(store)])
 
 # %% ../../nbs/04_train.ipynb #2659d8cd
 @patch
