@@ -155,16 +155,18 @@ def _add_command(commands, name):
     add_options(commands.add_parser(name, description=doc, formatter_class=raw, epilog=epilog), options)
 
 # %% ../nbs/identification/cli.ipynb #b7e8d1a2
-def parser() -> argparse.ArgumentParser:
+def parser(
+    only=None, # a key of `COMMANDS`, where no other is asked for: reading about all takes longer
+) -> argparse.ArgumentParser:
     "All that the command understands."
     raw = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser('barcodemae', formatter_class=raw, usage='barcodemae COMMAND ...',
-        description='Read DNA barcodes (COI): name them, embed them, group them.\n' + overview(),
+        description='Read DNA barcodes (COI): name them, embed them, group them.\n' + ('' if only else overview()),
         epilog='barcodemae COMMAND --help tells more about each.\n\n' + STATUS)
     top.add_argument('--version', action='version', version=f'barcodemae {__version__}')
     commands = top.add_subparsers(dest='command', metavar='COMMAND', required=True, prog='barcodemae',
                                    help=argparse.SUPPRESS)
-    for name in COMMANDS:
+    for name in [only] if only else COMMANDS:
         if has_main(name):
             commands.add_parser(name, add_help=False)
         else:
@@ -206,7 +208,7 @@ def _say(message, *_, **__):
     print(message, file=sys.stderr) # a warning, without the place in the code
 
 def _understood(arguments): # options by name; else the usage of that command, and exit status 2
-    top = parser()
+    top = parser(arguments[0] if arguments and arguments[0] in COMMANDS else None)
     options, rest = top.parse_known_args(arguments)
     if rest:
         commands = next(a for a in top._actions if a.dest == 'command').choices

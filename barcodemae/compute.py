@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-import numpy as np, torch
+import numpy as np
 import barcodemae
 from .arguments import Range
 from .core import InputError
@@ -22,6 +22,7 @@ def seed_everything(
 ):
     "Seed Python, NumPy and PyTorch (all devices)."
     Range(0, 2**32 - 1, whole=True).check('seed', seed)
+    import torch
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -31,17 +32,19 @@ def wait_for(
     device, # torch device; only a CUDA GPU computes while the program continues
 ):
     "Return once the device has done what it was given: before a clock is read."
+    import torch
     if torch.device(device).type == 'cuda':
         torch.cuda.synchronize(device)
 
 # %% ../nbs/ground/compute.ipynb #fa6d724a
 def matmul_gflops(
     device, # 'cpu', 'cuda', ...
-    dtype:torch.dtype, # of the matrices
+    dtype:"torch.dtype", # of the matrices
     n:int=512, # rows and columns
     seconds:float=0.1, # measure about this long
 ) -> float:
     "Measured speed of an (n, n) @ (n, n) product in 10^9 operations per second, best of several."
+    import torch
     x = torch.randn(n, n, device=device).to(dtype) # (n, n); a GPU multiplies zeros and ones faster
     def clock():
         start = time.perf_counter()
@@ -58,17 +61,19 @@ def matmul_gflops(
 @dataclass(frozen=True)
 class Compute:
     "Where and in which precision to compute; `dtype` float32 means no autocast."
-    device: torch.device # where tensors live
-    dtype: torch.dtype # what matrix products run in
+    device: 'torch.device' # where tensors live
+    dtype: 'torch.dtype' # what matrix products run in
 
     @property
     def name(self) -> str:
         "For people: 'cpu float32' or 'NVIDIA H200 bfloat16'."
+        import torch
         device = torch.cuda.get_device_name(self.device) if self.device.type == 'cuda' else str(self.device)
         return f"{device} {str(self.dtype).removeprefix('torch.')}"
 
     def autocast(self):
         "Context in which matrix products run in `dtype`."
+        import torch
         if self.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
@@ -77,6 +82,7 @@ class Compute:
 @functools.cache
 def _measured_dtype(device):
     "bfloat16 where it is at least 1.5 times as fast as float32, float32 elsewhere."
+    import torch
     if device.type not in ('cpu', 'cuda'):
         return torch.float32
     n = 4096 if device.type == 'cuda' else 512 # a GPU is busy only with a large one
@@ -88,6 +94,7 @@ def probe_compute(
     device='auto', # 'auto' (a CUDA GPU where there is one, else the CPU), 'cpu', 'cuda', 'cuda:1', 'mps'
 ) -> Compute:
     "Device, and precision by a short measurement; `InputError` where there is no such device."
+    import torch
     if str(device) == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
     if str(device) == 'cuda' and torch.cuda.device_count() > 1: # each process of a job has a GPU of its own
@@ -136,6 +143,7 @@ def _cpu_name():
 # %% ../nbs/ground/compute.ipynb #988e461e
 def machine_record() -> dict:
     "Platform, CPU, cores usable, GPU, versions, git commit and UTC time, ready for JSON."
+    import torch
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     return dict(platform=platform.platform(), python=platform.python_version(), cpu=_cpu_name(), cores=cores,
         gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None, torch=torch.__version__,

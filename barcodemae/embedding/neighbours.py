@@ -6,43 +6,64 @@
 __all__ = ['WIDEST', 'nearest', 'vote']
 
 # %% ../../nbs/embedding/neighbours.ipynb #f41f162d
-import numpy as np, torch
-from scipy import sparse
-from sklearn.preprocessing import normalize
-from torch.nn import functional as F
+import numpy as np
 from ..arguments import Range
 
 # %% ../../nbs/embedding/neighbours.ipynb #9f9c40eb
 WIDEST = 4096 # columns that are made dense
 
-def _unit(x, rows, device, normalised): # rows of length 1, dense where they are not too wide for that
-    x = x[rows]
-    if sparse.issparse(x) and x.shape[1] > WIDEST:
+def _unit(x, rows, normalised): # rows of length 1, float32; dense where they are not too wide for that
+    x, sparse = x[rows], hasattr(x, 'toarray')
+    if sparse and x.shape[1] > WIDEST:
+        from sklearn.preprocessing import normalize
         return normalize(x.astype(np.float32))
-    x = x.toarray() if sparse.issparse(x) else np.asarray(x)
-    x = torch.as_tensor(x, dtype=torch.float32, device=device)
-    return x if normalised else F.normalize(x, dim=1)
-
-def _similar(a, b): # (Q, R) cosines of rows of length 1
-    product = a @ b.T
-    return torch.from_numpy(product.toarray()) if sparse.issparse(product) else product
+    x = np.asarray(x.toarray() if sparse else x, np.float32)
+    return x if normalised else x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 def _slices(n, size): return (slice(i, min(i + size, n)) for i in range(0, n, size))
 
 # %% ../../nbs/embedding/neighbours.ipynb #c5ea5d76
-def _better(best, similar, start, n): # the best n of those before and of a block: cosine, rows, best first
-    cosine, rows = similar.topk(min(n, similar.shape[1]), dim=1)
-    rows = rows + start
-    if best is None:
-        return cosine, rows
-    cosine, rows = torch.cat([best[0], cosine], 1), torch.cat([best[1], rows], 1)
-    cosine, at = cosine.topk(min(n, cosine.shape[1]), dim=1)
-    return cosine, rows.gather(1, at)
+def _largest(x, n): # (Q, R) -> (Q, n) columns of the n largest of each row, in any order
+    R = x.shape[1]
+    groups = int((R / n)**.5)                                  # of so many columns each
+    if groups < 2:
+        return np.argpartition(x, R - n, 1)[:, R - n:] if n < R else np.tile(np.arange(R), (len(x), 1))
+    m = R // groups                                            # columns j, j + m, j + 2 m, ... are a group
+    largest = x[:, :groups * m].reshape(len(x), groups, m).max(1)
+    group = np.argpartition(largest, m - n, 1)[:, m - n:]
+    columns = (group[:, :, None] + m * np.arange(groups)).reshape(len(x), -1)
+    rest = np.tile(np.arange(groups * m, R), (len(x), 1))      # in no group
+    columns = np.concatenate([columns, rest], 1)
+    at = np.argpartition(np.take_along_axis(x, columns, 1), columns.shape[1] - n, 1)[:, -n:]
+    return np.take_along_axis(columns, at, 1)
 
-def _ties_by_row(cosine, rows, R): # (Q, n) best first -> rows, of equally near ones the lower number first
-    step = torch.zeros_like(rows)
-    step[:, 1:] = cosine[:, 1:] != cosine[:, :-1]
-    return (step.cumsum(1) * R + rows).sort(dim=1)[0] % R
+# %% ../../nbs/embedding/neighbours.ipynb #c5ea5d77
+def _of_block(query, reference, own, n, device): # -> cosine and rows, (Q, n) each or fewer, in any order
+    n = min(n, reference.shape[0])
+    if str(device) != 'cpu':
+        return _of_block_on(query, reference, own, n, device)
+    similar = query @ reference.T
+    similar = similar.toarray() if hasattr(similar, 'toarray') else similar
+    if own is not None:
+        similar[own] = -2
+    columns = _largest(similar, n)
+    return np.take_along_axis(similar, columns, 1), columns
+
+def _of_block_on(query, reference, own, n, device): # the same on a GPU
+    import torch
+    if hasattr(query, 'toarray'): # too wide to be dense
+        return _of_block(query, reference, own, n, 'cpu')
+    similar = torch.from_numpy(query).to(device) @ torch.from_numpy(reference).to(device).T
+    if own is not None:
+        similar.masked_fill_(torch.from_numpy(own).to(device), -2)
+    return tuple(x.cpu().numpy() for x in similar.topk(n, dim=1))
+
+def _better(best, found, n): # the best n of those before and of a block
+    if best is None:
+        return found
+    cosine, rows = (np.concatenate(x, 1) for x in zip(best, found))
+    at = _largest(cosine, min(n, cosine.shape[1]))
+    return np.take_along_axis(cosine, at, 1), np.take_along_axis(rows, at, 1)
 
 # %% ../../nbs/embedding/neighbours.ipynb #e3b59ed1
 def nearest(
@@ -60,14 +81,13 @@ def nearest(
     Range(1, whole=True).check('block', block)
     rows, cosine = np.empty((Q, n), np.int64), np.empty((Q, n), np.float32)
     for here in _slices(Q, max(1, block // 16)):
-        unit, best = _unit(query, here, device, normalised), None
+        unit, best = _unit(query, here, normalised), None
         for there in _slices(R, block):
-            similar = _similar(unit, _unit(reference, there, device, normalised))
-            if without is not None:
-                own = torch.from_numpy(without[0][there] == without[1][here, None])
-                similar.masked_fill_(own.to(similar.device), -2)
-            best = _better(best, similar, there.start, n)
-        cosine[here], rows[here] = best[0].cpu().numpy(), _ties_by_row(*best, R).cpu().numpy()
+            own = None if without is None else without[0][there] == without[1][here, None]
+            found = _of_block(unit, _unit(reference, there, normalised), own, n, device)
+            best = _better(best, (found[0], found[1] + there.start), n)
+        order = np.lexsort((best[1], -best[0]))
+        cosine[here], rows[here] = (np.take_along_axis(x, order, 1) for x in best)
     return rows, cosine
 
 # %% ../../nbs/embedding/neighbours.ipynb #a2651c0e

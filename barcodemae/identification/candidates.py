@@ -9,8 +9,7 @@ __all__ = ['SEARCHED', 'LONGEST_LIST', 'SEARCHED_PER_SPECIES', 'KEPT', 'KEPT_PER
 
 # %% ../../nbs/identification/candidates.ipynb #48d59c70
 from dataclasses import dataclass
-import numpy as np, torch
-from torch.nn import functional as F
+import numpy as np
 from ..embedding.columns import column_vectors
 from ..embedding.neighbours import nearest
 from ..core import InputError, progress
@@ -189,6 +188,8 @@ def fit_ranking(
     penalty:float=1e-4, # on what departs from identity alone, in standard deviations of each feature
 ) -> np.ndarray: # (9,) weights
     "Weights of the features that maximise the softmax share of the right candidates."
+    import torch
+    from torch.nn import functional as F
     x, y = torch.from_numpy(features), torch.from_numpy(right)
     scale = x.std((0, 1)).clamp(min=1e-6)
     x = x / scale

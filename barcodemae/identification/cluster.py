@@ -7,11 +7,10 @@ __all__ = ['ENOUGH', 'in_order', 'single_linkage', 'check_grouping', 'group_barc
 
 # %% ../../nbs/identification/cluster.ipynb #07cd920a
 from numbers import Integral, Real
-import numpy as np, torch
-from scipy import sparse
-from scipy.sparse.csgraph import connected_components
+import numpy as np
 from ..core import InputError
 from ..data.store import WIDTH
+from ..embedding.neighbours import nearest
 from .model import Model
 from .sites import DIFFERENT, SHARED, site_features
 
@@ -26,14 +25,6 @@ def _near_pairs(bits, known, rows, candidates, distance): # (M,), (M, K) row num
     a, b = np.nonzero(near)
     return np.stack([rows[a], candidates[a, b]])
 
-def _neighbours(vectors, n): # (N, D) -> row numbers of some barcodes, and of the n nearest of each
-    block, n = max(1, min(1024, 2**26 // len(vectors))), min(n, len(vectors)) # cosines take 256 MB at most
-    for begin in range(0, len(vectors), block):
-        near = (vectors[begin:begin + block] @ vectors.T).topk(n, 1).indices.numpy()
-        for i in range(0, len(near), 64):
-            some = near[i:i + 64]
-            yield begin + i + np.arange(len(some)), some
-
 # %% ../../nbs/identification/cluster.ipynb #afba2897
 def in_order(groups:np.ndarray) -> np.ndarray: # (N,) numbers -> (N,), 0 the first that occurs
     "Groups numbered as they appear."
@@ -46,11 +37,14 @@ def single_linkage(
     neighbours:int=64, # nearest by embedding that each is compared with
 ) -> np.ndarray: # (N,) group numbers from 0, as they appear
     "Groups of barcodes that are connected by pairs of at most that distance."
+    from scipy import sparse
+    from scipy.sparse.csgraph import connected_components
     distinct, back = np.unique(bases, axis=0, return_inverse=True)
-    vectors = torch.from_numpy(model.vectors(distinct))
+    vectors = model.vectors(distinct)
     bits, known = model.bits(distinct), (distinct < 4).sum(1)
-    pairs = [_near_pairs(bits, known, rows, near, distance / 100)
-             for rows, near in _neighbours(vectors, neighbours)]
+    near = nearest(vectors, vectors, min(neighbours, len(vectors)), normalised=True)[0]
+    pairs = [_near_pairs(bits, known, rows, near[rows], distance / 100)
+             for rows in np.array_split(np.arange(len(near)), -(-len(near) // 64))]
     row, column = np.concatenate(pairs, 1)
     graph = sparse.coo_matrix((np.ones(len(row), bool), (row, column)), (len(distinct),) * 2)
     return in_order(connected_components(graph, directed=False)[1][back.ravel()])

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
-import numpy as np, polars as pl, torch
+import numpy as np, polars as pl
 import barcodemae
 from ..compute import machine_record, probe_compute
 from ..core import InputError, atomic_path, progress, write_json
@@ -250,6 +250,7 @@ def _need_plot():
             raise InputError(f'{package} is not installed', fix='pip install "barcodemae[plot]"')
 
 def _map_of(vectors): # (N, D) -> (N, 2)
+    import torch
     from openTSNE import TSNE
     near = dict(perplexity=min(30, (len(vectors) - 1) / 3), metric='cosine')
     return np.asarray(TSNE(random_state=0, n_jobs=torch.get_num_threads(), **near).fit(vectors))

@@ -6,8 +6,9 @@
 __all__ = ['Computing', 'load_model', 'model_of']
 
 # %% ../../nbs/identification/computing.ipynb #7823feb5
+import os, sys
 from dataclasses import dataclass
-import torch
+from threadpoolctl import threadpool_limits
 from ..compute import probe_compute
 from ..core import InputError
 from .model import Model
@@ -31,10 +32,17 @@ def load_model(
     if threads is not None:
         if threads < 1:
             raise InputError('is out of range', record=f'threads {threads}', fix='give at least 1')
-        torch.set_num_threads(threads)
+        _limit_threads(threads)
     if isinstance(model, kind):
         return model
     return kind(model, probe_compute(device) if device else None)
+
+# %% ../../nbs/identification/computing.ipynb #3d15af57
+def _limit_threads(n): # cores of the libraries that are there, and of PyTorch, which may be loaded later
+    threadpool_limits(n)
+    os.environ['OMP_NUM_THREADS'] = str(n)
+    if 'torch' in sys.modules:
+        sys.modules['torch'].set_num_threads(n)
 
 # %% ../../nbs/identification/computing.ipynb #9324bcaa
 def model_of(

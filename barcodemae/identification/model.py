@@ -9,10 +9,9 @@ __all__ = ['LINEAR', 'DEFAULT_MODEL', 'ENCODER_FILES', 'MODEL_FILES', 'CHANCE', 
 # %% ../../nbs/identification/model.ipynb #629421a2
 import copy, hashlib
 from pathlib import Path
-import numpy as np, torch
+import numpy as np
 from fastcore.basics import patch
-from safetensors.torch import load_file, save_file
-from torch.nn import functional as F
+from safetensors.numpy import load_file, save_file
 import barcodemae
 from ..core import InputError, atomic_path, read_json, write_json
 from ..compute import probe_compute
@@ -76,7 +75,7 @@ class Model(AlignedEncoder):
         file = table_file(self.folder)
         _need(self.folder, [file.name], _MODEL_FIX)
         self.linear = file.name == 'model.safetensors'                    # is the encoder itself this table?
-        self.columns = load_file(file)['table'].float().numpy()
+        self.columns = load_file(file)['table'].astype(np.float32)
         digest = hashlib.sha256(file.read_bytes())
         digest.update(f"{self.consensus} {self.settings['phase']}".encode())    # columns and bits need them
         self.fingerprint = digest.hexdigest()[:16]
@@ -99,7 +98,8 @@ def encoder(self:AlignedEncoder):
         self._encoder = load_encoder(self.folder).float()
         apart = self.folder/'reading.safetensors' # where models once kept their whitening
         if apart.exists() and not self._encoder.config.whitened:
-            self._encoder.set_whitening(**load_file(apart))
+            from safetensors.torch import load_file as load_tensors
+            self._encoder.set_whitening(**load_tensors(apart))
     return self._encoder
 
 # %% ../../nbs/identification/model.ipynb #e13184a1
@@ -120,6 +120,7 @@ def vectors(self:AlignedEncoder,
     bases:np.ndarray, # (N, 660) uint8, aligned to the gene, see `Model.align`
 ) -> np.ndarray: # (N, D) float32 of length 1; 0 where no k-mer is known
     "The encoder's `pooler_output`, brought to length 1."
+    import torch
     from barcodemae.embedding.embed import embed, kmer_tokens
     from barcodemae.model.tokenizer import FIRST_KMER, kmer_ids
     k, out = self.encoder.config.k, np.zeros((len(bases), self.width), np.float32)
@@ -128,7 +129,7 @@ def vectors(self:AlignedEncoder,
     if len(rows):
         tokens = kmer_tokens(k)
         x = embed(self.encoder, bases[rows], compute=self.compute, tokens=tokens, desc=None)
-        out[rows] = F.normalize(torch.from_numpy(x), dim=1).numpy()
+        out[rows] = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
     return out
 
 # %% ../../nbs/identification/model.ipynb #719d873d
@@ -235,7 +236,7 @@ def save_model(
         for part in (saved, tokenizer_of(encoder.config)):
             part.save_pretrained(temp)
         if not linear:
-            save_file(dict(table=torch.from_numpy(fit_table(placed)).half()), temp/'columns.safetensors')
+            save_file(dict(table=fit_table(placed).astype(np.float16)), temp/'columns.safetensors')
         write_json(temp/'identify.json', dict(phase=codon_phase(placed), **settings))
         for file in temp.iterdir(): # safetensors lets nobody else read
             file.chmod(0o644)
