@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 import numpy as np, parasail
+from ..compute import in_threads
 from .place import WEAK, Placed, other_strand, place
 from .store import PAD, WIDTH
 
@@ -195,22 +196,30 @@ def realign(
     turn=True, # may a barcode of weak score be turned to the other strand?
 ) -> np.ndarray: # (N,) bool: was suspected
     "Align with gaps, to the relative that fits best, those that do not fit their nearest relatives."
-    near = pool.nearest(placed.bases, own)
-    worst = np.minimum(*(disagreement(placed.bases, pool.bases[near[:, j]]) for j in range(2)))
-    suspect = (worst > SUSPECT) | (placed.score < WEAK)
-    serves = np.ones(len(pool), bool)
+    N = len(placed)
+    blocks, near, worst = np.array_split(np.arange(N), -(-N // 512)), np.zeros((N, 2), int), np.zeros(N)
+    def look(some):
+        near[some] = pool.nearest(placed.bases[some], None if own is None else own[some])
+        worst[some] = np.minimum(*(disagreement(placed.bases[some], pool.bases[near[some, j]])
+                                   for j in range(2)))
+    in_threads(look, blocks)
+    suspect, serves = (worst > SUSPECT) | (placed.score < WEAK), np.ones(len(pool), bool)
     if own is not None:
         serves[own[(worst > BROKEN) | (placed.score < WEAK)]] = False
-    shifts = {}
-    for i in np.flatnonzero(suspect):
+    in_threads(lambda some: _mend(placed, pool, near, some, (suspect, serves, own, turn)), blocks)
+    return suspect
+
+# %% ../../nbs/data/gaps.ipynb #600f6a6e
+def _mend(placed, pool, near, some, how): # rows of `placed` and `near`, changed in place
+    (suspect, serves, own, turn), shifts = how, {}
+    for i in some[suspect[some]]:
         without = serves if own is None else serves & (np.arange(len(pool)) != own[i])
         near[i], shifts[i] = _realign_one(placed, i, pool, near[i], without, turn)
-    _trim(placed, [pool.bases[near[:, j]] for j in range(2)])
+    placed.bases[some] = _trimmed(placed.bases[some], [pool.bases[near[some, j]] for j in range(2)])
     for i, columns in shifts.items():
         known = np.flatnonzero(placed.bases[i] < 4)
         if len(known):
             placed.broken[i] = any(known[0] < c < known[-1] for c in columns)
-    return suspect
 
 # %% ../../nbs/data/gaps.ipynb #902c008b
 ALIGNED = 4 # relatives with most k-mers in common, to which a suspect is aligned
@@ -239,11 +248,11 @@ def _realign_one(placed, i, pool, near, serves, turn): # -> relatives of barcode
     return np.full(2, relative), shifts
 
 # %% ../../nbs/data/gaps.ipynb #b2813fe0
-def _trim(placed, relatives): # ends that both relatives call unrelated
-    begins, ends = zip(*(unrelated_ends(placed.bases, r) for r in relatives))
+def _trimmed(bases, relatives): # without the ends that both relatives call unrelated
+    begins, ends = zip(*(unrelated_ends(bases, r) for r in relatives))
     columns = np.arange(WIDTH)
     outside = (columns < np.minimum(*begins)[:, None]) | (columns >= np.maximum(*ends)[:, None])
-    placed.bases[outside] = PAD
+    return np.where(outside, np.uint8(PAD), bases)
 
 # %% ../../nbs/data/gaps.ipynb #cfdcb747
 CONSENSUS_GAIN = 24 # score that gaps must gain where the consensus is the only relative

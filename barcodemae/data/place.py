@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft
 from ..arguments import check_list
+from ..compute import in_threads
 from ..core import InputError
 from .store import PAD, WIDTH
 
@@ -63,7 +64,7 @@ def locate(
     for size in np.unique(group):
         members, n = np.flatnonzero(group == size), fft.next_fast_len(int(size) + WIDTH, real=True)
         kernels = fft.rfft(_kernels(consensus.ljust(WIDTH, 'N')), n)
-        for some in np.array_split(members, -(-len(members) // max(1, BATCH * SHORT // size))):
+        def fill(some):
             x = fft.rfft(_onehot([rows[i] for i in some], int(size)), n).conj()
             for side in STRANDS[strand]:
                 at, value = _best(fft.irfft((x * kernels[side]).sum(1), n))
@@ -71,6 +72,7 @@ def locate(
                 start[some] = np.where(better, at, start[some])
                 minus[some] = np.where(better, side == 1, minus[some])
                 score[some] = np.maximum(value, score[some])
+        in_threads(fill, np.array_split(members, -(-len(members) // max(1, BATCH * SHORT // size))))
     start = np.where(minus, WIDTH - lengths - start, start)       # in the direction of the gene
     return start, minus, score / np.maximum([int((r < 4).sum()) for r in rows], 1)
 

@@ -9,6 +9,7 @@ __all__ = ['PAIR', 'SHARED', 'FLOOR', 'FEWEST', 'MOST', 'column_onehot', 'column
 # %% ../../nbs/embedding/columns.ipynb #86093362
 import numpy as np
 from ..arguments import Range
+from ..compute import in_threads
 from ..data.store import WIDTH
 from .neighbours import nearest
 
@@ -22,13 +23,14 @@ def column_onehot(
 def column_vectors(
     table:np.ndarray, # (2640, D) of `fit_columns`
     bases:np.ndarray, # (N, 660) uint8, on the columns of the gene
-    block:int=2048, # barcodes at a time
+    block:int=512, # barcodes that a core works on at a time
 ) -> np.ndarray: # (N, D) float32 of length 1, 0 where no base is known
     "Vectors whose cosine says how related two barcodes are."
     out = np.empty((len(bases), table.shape[1]), np.float32)
-    for i in range(0, len(bases), block):
+    def fill(i):
         x = column_onehot(bases[i:i + block]) @ table
         out[i:i + block] = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9)
+    in_threads(fill, range(0, len(bases), block))
     return out
 
 # %% ../../nbs/embedding/columns.ipynb #d2427b3f

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from ..embedding.columns import column_vectors
 from ..embedding.neighbours import nearest
+from ..compute import in_threads
 from ..core import InputError, progress
 from .reference import Reference
 from .sites import DIFFERENT, FEATURES, SHARED, site_features
@@ -125,14 +126,16 @@ def short_list(
     shape = len(bases), kept
     out = ShortList(np.zeros(shape, np.int64), np.zeros((*shape, COSINE + 1), np.float32),
                     np.zeros(shape, np.float32))
-    for length in np.unique(lengths):
-        for some in _blocks(np.flatnonzero(lengths == length), max(16, 2**19 // int(length))):
-            mine = without and (without[0], without[1][some])
-            found = _list(reference, bases[some], vectors[some], weights, int(length), mine)
-            if n:
-                found = found.take(_first(within_cap(reference.groups[found.rows], KEPT_PER_SPECIES), kept))
-            for name, array in vars(out).items():
-                array[some] = getattr(found, name)[:, :kept]
+    def fill(part):
+        length, some = part
+        mine = without and (without[0], without[1][some])
+        found = _list(reference, bases[some], vectors[some], weights, length, mine)
+        if n:
+            found = found.take(_first(within_cap(reference.groups[found.rows], KEPT_PER_SPECIES), kept))
+        for name, array in vars(out).items():
+            array[some] = getattr(found, name)[:, :kept]
+    in_threads(fill, [(int(length), some) for length in np.unique(lengths)
+                      for some in _blocks(np.flatnonzero(lengths == length), max(16, 2**16 // int(length)))])
     return out
 
 # %% ../../nbs/identification/candidates.ipynb #a1477196

@@ -125,6 +125,13 @@ def pool(self:Reference):
         self._pool = self.model.pool(self.bases, self.matrix, indexes)
     return self._pool
 
+# %% ../../nbs/identification/reference.ipynb #5148bdb9
+@patch
+def load(self:Reference):
+    "Read what a search needs, before threads ask for it."
+    self.pool, self.groups
+    return self
+
 # %% ../../nbs/identification/reference.ipynb #81af7090
 @dataclass
 class Adding:
