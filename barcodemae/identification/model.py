@@ -20,7 +20,8 @@ from ..data.place import WEAK, Placed, column_score, place
 from ..embedding.columns import column_vectors
 from ..embedding.evolution import fit_table
 from ..embedding.neighbours import nearest
-from ..data.gaps import Pool, align, kmer_index, realign
+from ..data.gaps import align, realign
+from ..data.relatives import Pool, kmer_index
 from .sites import bit_planes, codon_phase
 
 # %% ../../nbs/identification/model.ipynb #7800212e
@@ -162,7 +163,7 @@ def _two_nearest(query, references, own): # vectors, own rows or None -> (N, 2) 
 def pool(self:Model,
     bases, # (R, 660) uint8, an array or what gives its rows by number
     vectors:np.ndarray, # (R, D) float32, their `column_vectors`
-    indexes:list, # of each part: k-mers and rows of `kmer_index`, number of the part's first row
+    indexes:list, # of each part: its `KmerIndex`, and the number of its first row
 ) -> Pool: # of R
     "Aligned barcodes as relatives; the nearest are those with the most similar columns."
     def relatives(query, own):
@@ -175,7 +176,7 @@ def pool_of(self:Model,
 ) -> Pool: # of N
     "Barcodes as each other's relatives."
     vectors = column_vectors(self.columns, placed.bases)
-    return self.pool(placed.bases, vectors, [(*kmer_index(placed.codes), 0)])
+    return self.pool(placed.bases, vectors, [(kmer_index(placed.codes), 0)])
 
 # %% ../../nbs/identification/model.ipynb #134e0c7f
 @patch

@@ -20,11 +20,13 @@ from ..data.homonyms import number_taxa
 from ..data.names import RANKS
 from ..data.store import need_splits
 from ..embedding.columns import column_vectors
-from ..data.gaps import kmer_index, realign
+from ..data.gaps import realign
+from ..data.relatives import index_of, kmer_index
 from .intake import OFF_GENE, SHORTEST, Intake
 from .model import Model
-from .parts import ARRAYS, FORMAT, Rows, all_parts, listed_parts, locked, map_array
-from .parts import read_labels, read_meta, write_labels, write_meta, write_part
+from .parts import ARRAYS, GROWING, Rows, all_parts, listed_parts, locked, map_array
+from .parts import map_kmers, read_labels, read_meta, read_taxa
+from .parts import write_labels, write_meta, write_part, write_taxa
 
 # %% ../../nbs/identification/reference.ipynb #6a9964c8
 class Reference:
@@ -74,22 +76,29 @@ def open(self:Reference):
     self.labels = read_labels(self.parts)
     if set(map(len, arrays)) != {len(self.labels)}:
         raise InputError('its parts have different lengths', file=self.folder, fix='index the file again')
-    self.names, self.number, self._pool, self._matrix, self._groups = {}, {}, None, None, None
-    for rank in RANKS:
-        number, names = number_taxa(self.labels, rank)
-        if len(names) or rank in ('genus', 'species'):
-            self.number[rank] = number
-        if len(names):
-            self.names[rank] = names
+    self._pool, self._matrix = None, None
+    self.number, self.names, self.content = read_taxa(self.folder, self.meta) or _worked_out(self.labels, self.meta)
+    self.groups = self.number.pop('group')
     return self
 
-# %% ../../nbs/identification/reference.ipynb #6f2d8348
-@patch(as_prop=True)
-def content(self:Reference):
-    "Hash of all that an answer depends on: model, ids, barcodes and labels."
-    marks = '\n'.join([self.meta['model'], *self.labels['processid'], *self.labels['mark']])
-    return hashlib.sha256(marks.encode()).hexdigest()
+def _worked_out(labels, meta): # `number` and the groups, `names`, `content` of a reference
+    numbers, names = {}, {}
+    for rank in RANKS:
+        number, found = number_taxa(labels, rank)
+        if len(found) or rank in ('genus', 'species'):
+            numbers[rank] = number
+        if len(found):
+            names[rank] = found
+    marks = '\n'.join([meta['model'], *labels['processid'], *labels['mark']])
+    return numbers | dict(group=_groups(labels)), names, hashlib.sha256(marks.encode()).hexdigest()
 
+def _groups(labels): # (R,) int64: number of the species, else of the BIN, else of the lowest name
+    lowest = [pl.format(f'{rank} {{}}', rank) for rank in RANKS[::-1]]
+    names = pl.coalesce('species', pl.format('BIN {}', 'dna_bin'), *lowest)
+    found = labels.select(names.alias('group'))['group']
+    return (found.rank('dense').cast(pl.Int64) - 1).fill_null(-1).to_numpy()
+
+# %% ../../nbs/identification/reference.ipynb #6f2d8348
 @patch(as_prop=True)
 def kingdoms(self:Reference) -> dict: # phylum -> the kingdom that most of its barcodes have
     "The kingdoms of the phyla, as far as the labels tell them."
@@ -104,24 +113,13 @@ def matrix(self:Reference):
         self._matrix = self.vectors[:].astype(np.float32)
     return self._matrix
 
-@patch(as_prop=True)
-def groups(self:Reference):
-    "(R,) int64: number of the species, else of the BIN, else of the lowest name that a barcode has."
-    if self._groups is None:
-        lowest = [pl.format(f'{rank} {{}}', rank) for rank in RANKS[::-1]]
-        names = pl.coalesce('species', pl.format('BIN {}', 'dna_bin'), *lowest)
-        found = self.labels.select(names.alias('group'))['group']
-        self._groups = (found.rank('dense').cast(pl.Int64) - 1).fill_null(-1).to_numpy()
-    return self._groups
-
 # %% ../../nbs/identification/reference.ipynb #5148bdb8
 @patch(as_prop=True)
 def pool(self:Reference):
     "All barcodes as relatives of a query."
     if self._pool is None:
         first = np.r_[0, self.bases.ends[:-1]]
-        indexes = [(*(map_array(p/f'{n}.npy') for n in ('kmers', 'kmer_rows')), int(f))
-                   for p, f in zip(self.parts, first)]
+        indexes = [(map_kmers(p), int(f)) for p, f in zip(self.parts, first)]
         self._pool = self.model.pool(self.bases, self.matrix, indexes)
     return self._pool
 
@@ -129,7 +127,7 @@ def pool(self:Reference):
 @patch
 def load(self:Reference):
     "Read what a search needs, before threads ask for it."
-    self.pool, self.groups
+    self.pool
     return self
 
 # %% ../../nbs/identification/reference.ipynb #81af7090
@@ -161,11 +159,18 @@ def make_reference(
         if wrong := _nothing_wanted(intake, source, folder, adding.report):
             _undo(folder, model, before)
             raise wrong
-        _correct(folder, intake)
-        write_meta(folder, model, all_parts(folder))
-        reference = Reference(folder, model)
+        _correct(folder, model, intake)
+        reference = _finished(folder, model, all_parts(folder))
     reference.examples = intake.examples
     return reference, intake.counts
+
+# %% ../../nbs/identification/reference.ipynb #af651d17
+def _finished(folder, model, parts): # the `Reference`, once these parts count
+    write_meta(folder, model, parts)
+    made = Reference(folder, model)
+    kept = write_taxa(folder, made.number | dict(group=made.groups), made.names, made.content)
+    write_meta(folder, model, parts, taxa=kept)
+    return made
 
 # %% ../../nbs/identification/reference.ipynb #d77d9282
 def _may_write(folder): # refuses a file, a folder of something else, a reference of an older format
@@ -180,21 +185,21 @@ def _begin(folder, model, command): # the parts that count; from now on the fold
         write_meta(folder, model, [], command)
         return []
     meta = read_meta(folder, model)
-    if meta['format'] != FORMAT:
+    if meta['format'] not in GROWING:
         raise InputError(f"made in format {meta['format']}: it can be used, but not be added to", file=folder,
                          fix='index all its files again, into a new folder')
     before = listed_parts(folder, meta)
-    write_meta(folder, model, before, command)
+    write_meta(folder, model, before, command, meta.get('taxa'))
     return before
 
 # %% ../../nbs/identification/reference.ipynb #09af0423
 def _undo(folder, model, before): # as it was, or not there
     if not before:
         return shutil.rmtree(folder)
-    _keep_only(folder, model, before)
+    _keep_only(folder, model, before, read_meta(folder, model).get('taxa'))
 
-def _keep_only(folder, model, parts): # these count, the others go
-    write_meta(folder, model, parts)
+def _keep_only(folder, model, parts, taxa=None): # these count, the others go
+    write_meta(folder, model, parts, taxa=taxa)
     for part in set(all_parts(folder)) - set(parts):
         shutil.rmtree(part)
 
@@ -215,8 +220,12 @@ def _add(source, folder, model, intake, how): # all new records of the source, a
     if sum(map(len, waiting)):
         _write_part(folder, pl.concat(waiting), model, intake.counts, strand)
 
-def _correct(folder, intake): # names that were corrected, and how many records are the same
-    for part in all_parts(folder) if intake.replaced or intake.copies else []:
+def _correct(folder, model, intake): # names that were corrected, and how many records are the same
+    if not (intake.replaced or intake.copies):
+        return
+    meta = read_meta(folder, model)
+    write_meta(folder, model, listed_parts(folder, meta), meta['unfinished']) # its taxa may not hold any more
+    for part in all_parts(folder):
         labels = read_labels([part])
         corrected = intake.corrected(labels)
         if not corrected.equals(labels):
@@ -247,9 +256,8 @@ def _relatives(folder, model, placed): # the pool of a part: itself, then up to 
     bases = Rows([placed.bases, *(map_array(p/'bases.npy') for p in parts)])
     vectors = [column_vectors(model.columns, placed.bases)]
     vectors += [map_array(p/'vectors.npy').astype(np.float32) for p in parts]
-    indexes = [(*kmer_index(placed.codes), 0)]
-    indexes += [(*(map_array(p/f'{n}.npy') for n in ('kmers', 'kmer_rows')), int(end))
-               for p, end in zip(parts, bases.ends)]
+    indexes = [(kmer_index(placed.codes), 0)]
+    indexes += [(map_kmers(p), int(end)) for p, end in zip(parts, bases.ends)]
     return model.pool(bases, np.concatenate(vectors), indexes)
 
 # %% ../../nbs/identification/reference.ipynb #1a1e61a9
@@ -269,12 +277,10 @@ def _write_part(folder, frame, model, counts, strand):
     if not good.any():
         return
     bases, labels = placed.bases[good], frame.with_columns(flags=pl.Series(_flags(placed), dtype=pl.String))
-    kmers, rows, _ = pool.indexes[0]
-    if not good.all():
-        kmers, rows = kmer_index([c for c, g in zip(placed.codes, good) if g])
+    kmers = pool.indexes[0][0] if good.all() else kmer_index([c for c, g in zip(placed.codes, good) if g])
     arrays = dict(bases=bases, vectors=column_vectors(model.columns, bases).astype(np.float16),
-                  bits=model.bits(bases), kmers=kmers, kmer_rows=rows)
-    write_part(folder, arrays, labels.filter(pl.Series(good)))
+                  bits=model.bits(bases))
+    write_part(folder, arrays, kmers, labels.filter(pl.Series(good)))
 
 # %% ../../nbs/identification/reference.ipynb #9ccefcd0
 def remove_records(
@@ -298,20 +304,21 @@ def remove_records(
             raise InputError('nothing would be left', file=folder, fix='delete the folder instead')
         _keep_only(folder, model, parts)
         there = set(reference.labels['processid'])
-        return Reference(folder, model), reference.labels.filter(gone), [i for i in ids if i not in there]
+        now = _finished(folder, model, parts)
+        return now, reference.labels.filter(gone), [i for i in ids if i not in there]
 
 # %% ../../nbs/identification/reference.ipynb #806bf413
 def _begin_removal(reference): # refuses what can be read but not be written
     meta = reference.meta
-    if meta['format'] != FORMAT or meta['unfinished']:
+    if meta['format'] not in GROWING or meta['unfinished']:
         command = meta.get('unfinished') or 'barcodemae index FILE -o FOLDER'
         raise InputError('nothing can be removed from it: it is unfinished, or of an older format',
                          file=reference.folder, fix=f'first run: {command}')
 
 def _part_without(folder, part, labels, keep): # a part with the rows of a mask (N,)
     arrays = {name: map_array(part/f'{name}.npy')[keep] for name in ARRAYS}
-    rows = map_array(part/'kmer_rows.npy')
-    held = keep[rows]
-    number = (np.cumsum(keep) - 1).astype(rows.dtype)
-    arrays |= dict(kmers=map_array(part/'kmers.npy')[held], kmer_rows=number[rows[held]])
-    return write_part(folder, arrays, labels.filter(pl.Series(keep)))
+    index = map_kmers(part)
+    held, number = keep[index.rows], (np.cumsum(keep) - 1).astype(index.rows.dtype)
+    kmers = np.repeat(index.kmers, np.diff(index.starts))[held]
+    kept = index_of(kmers, number[index.rows[held]])
+    return write_part(folder, arrays, kept, labels.filter(pl.Series(keep)))
