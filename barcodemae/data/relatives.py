@@ -74,7 +74,7 @@ def index_of(
     return KmerIndex(kmers[starts], np.append(starts, len(kmers)), rows)
 
 # %% ../../nbs/data/relatives.ipynb #3c9ac756
-MOST_HITS = 2**18 # rows that are counted for a sequence
+MOST_HITS = 2**20 # rows that are counted for a sequence
 
 @dataclass
 class Pool:
