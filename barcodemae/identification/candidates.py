@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['SEARCHED', 'LONGEST_LIST', 'SEARCHED_PER_SPECIES', 'KEPT', 'KEPT_PER_SPECIES', 'COSINE', 'PRIOR_DIFFERENT',
            'PRIOR_COLUMNS', 'FEWEST', 'within_cap', 'nearest_columns', 'ShortList', 'candidate_features', 'short_list',
-           'fragments', 'leave_species_out', 'fit_ranking']
+           'fragments', 'sort_into_cells', 'leave_species_out', 'fit_ranking']
 
 # %% ../../nbs/identification/candidates.ipynb #48d59c70
 from dataclasses import dataclass
 import numpy as np
 from ..embedding.columns import column_vectors
-from ..embedding.neighbours import nearest
 from ..compute import in_threads
 from ..core import InputError, progress
+from .cells import make_cells
 from .reference import Reference
 from .sites import DIFFERENT, FEATURES, SHARED, site_features
 from ..data.store import PAD, WIDTH
@@ -44,7 +44,7 @@ def _first(good, n): # (Q, m) bool -> (Q, n) indices of the first good ones, the
 # %% ../../nbs/identification/candidates.ipynb #a35e3eea
 def _capped(reference, vectors, searched, n, without): # the best n, at most so many of a species
     searched = min(searched, len(reference))
-    rows, cosine = nearest(vectors, reference.matrix, searched, without, normalised=True)
+    rows, cosine = reference.search(vectors, searched, without)
     good = within_cap(reference.groups[rows], SEARCHED_PER_SPECIES) & (cosine > -1.5)
     first = _first(good, n)
     rows, cosine, good = (np.take_along_axis(x, first, 1) for x in (rows, cosine, good))
@@ -162,6 +162,18 @@ def fragments(
     begin = (rng.random(len(bases)) * (WIDTH - size)).astype(int)
     cut[(at < begin[:, None]) | (at >= (begin + size)[:, None])] = PAD
     return cut
+
+# %% ../../nbs/identification/candidates.ipynb #460435ec
+def sort_into_cells(
+    reference:Reference, # R barcodes
+    quiet=False, # no progress bar
+):
+    "Make the cells of a large reference, measured with fragments of its own barcodes. Needs faiss."
+    rng = np.random.default_rng(0)
+    rows = np.sort(rng.permutation(len(reference))[:200])
+    query = column_vectors(reference.model.columns, fragments(reference.bases[rows], rng))
+    make_cells(reference.folder, reference.content, reference.vectors, query, quiet)
+    reference.open()
 
 # %% ../../nbs/identification/candidates.ipynb #460435eb
 def leave_species_out(

@@ -8,6 +8,7 @@ __all__ = ['LINEAR', 'DEFAULT_MODEL', 'ENCODER_FILES', 'MODEL_FILES', 'CHANCE', 
 
 # %% ../../nbs/identification/model.ipynb #629421a2
 import copy, hashlib
+from functools import partial
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
@@ -154,20 +155,17 @@ def bits(self:Model,
     return bit_planes(bases, self.settings['phase'])
 
 # %% ../../nbs/identification/model.ipynb #31972ae7
-def _two_nearest(query, references, own): # vectors, own rows or None -> (N, 2) rows; one alone counts twice
-    without = None if own is None else (np.arange(len(references)), own)
-    rows, cosine = nearest(query, references, min(2, len(references)), without, normalised=True)
-    return np.where(cosine > -1.5, rows, rows[:, :1])[:, [0, -1]]
-
 @patch
 def pool(self:Model,
     bases, # (R, 660) uint8, an array or what gives its rows by number
-    vectors:np.ndarray, # (R, D) float32, their `column_vectors`
+    search, # of vectors, `n` and `without`: as `nearest` among the `column_vectors` of the R barcodes
     indexes:list, # of each part: its `KmerIndex`, and the number of its first row
 ) -> Pool: # of R
     "Aligned barcodes as relatives; the nearest are those with the most similar columns."
-    def relatives(query, own):
-        return _two_nearest(column_vectors(self.columns, query), vectors, own)
+    def relatives(query, own): # (N, 2) rows; one alone counts twice
+        without = None if own is None else (np.arange(len(bases)), own)
+        rows, cosine = search(column_vectors(self.columns, query), n=min(2, len(bases)), without=without)
+        return np.where(cosine > -1.5, rows, rows[:, :1])[:, [0, -1]]
     return Pool(bases, indexes, relatives)
 
 @patch
@@ -176,7 +174,8 @@ def pool_of(self:Model,
 ) -> Pool: # of N
     "Barcodes as each other's relatives."
     vectors = column_vectors(self.columns, placed.bases)
-    return self.pool(placed.bases, vectors, [(kmer_index(placed.codes), 0)])
+    search = partial(nearest, reference=vectors, normalised=True)
+    return self.pool(placed.bases, search, [(kmer_index(placed.codes), 0)])
 
 # %% ../../nbs/identification/model.ipynb #134e0c7f
 @patch

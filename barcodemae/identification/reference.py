@@ -9,6 +9,7 @@ __all__ = ['Reference', 'Adding', 'make_reference', 'remove_records']
 import hashlib, shutil, warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 import numpy as np, polars as pl
 from fastcore.basics import patch
@@ -20,8 +21,10 @@ from ..data.homonyms import number_taxa
 from ..data.names import RANKS
 from ..data.store import need_splits
 from ..embedding.columns import column_vectors
+from ..embedding.neighbours import nearest
 from ..data.gaps import realign
 from ..data.relatives import index_of, kmer_index
+from .cells import EXACT, open_cells
 from .intake import OFF_GENE, SHORTEST, Intake
 from .model import Model
 from .parts import ARRAYS, GROWING, Rows, all_parts, listed_parts, locked, map_array
@@ -76,7 +79,7 @@ def open(self:Reference):
     self.labels = read_labels(self.parts)
     if set(map(len, arrays)) != {len(self.labels)}:
         raise InputError('its parts have different lengths', file=self.folder, fix='index the file again')
-    self._pool, self._matrix = None, None
+    self._pool = self._matrix = self._cells = None
     self.number, self.names, self.content = read_taxa(self.folder, self.meta) or _worked_out(self.labels, self.meta)
     self.groups = self.number.pop('group')
     return self
@@ -114,20 +117,39 @@ def matrix(self:Reference):
     return self._matrix
 
 # %% ../../nbs/identification/reference.ipynb #5148bdb8
+@patch
+def search(self:Reference,
+    vectors:np.ndarray, # (Q, D) float32 of `column_vectors`
+    n:int=1, # how many
+    without=None, # (R,) and (Q,) numbers: a query does not see references of its own
+) -> tuple: # rows (Q, n) int64, cosine (Q, n) float32, best first; -2 where there is none
+    "The nearest references: exact up to `EXACT` and where some are left out, by `Cells` beyond."
+    if without is None and self.cells:
+        return self.cells(vectors, n)
+    return nearest(vectors, self.matrix, n, without, normalised=True)
+
+@patch(as_prop=True)
+def cells(self:Reference): # `Cells`, or None
+    "The cells of a large reference, where they were made."
+    if self._cells is None:
+        large = len(self) > EXACT
+        self._cells = large and open_cells(self.folder, self.content, self.vectors) or False
+    return self._cells
+
 @patch(as_prop=True)
 def pool(self:Reference):
     "All barcodes as relatives of a query."
     if self._pool is None:
         first = np.r_[0, self.bases.ends[:-1]]
         indexes = [(map_kmers(p), int(f)) for p, f in zip(self.parts, first)]
-        self._pool = self.model.pool(self.bases, self.matrix, indexes)
+        self._pool = self.model.pool(self.bases, self.search, indexes)
     return self._pool
 
 # %% ../../nbs/identification/reference.ipynb #5148bdb9
 @patch
 def load(self:Reference):
     "Read what a search needs, before threads ask for it."
-    self.pool
+    self.pool, self.cells or self.matrix
     return self
 
 # %% ../../nbs/identification/reference.ipynb #81af7090
@@ -258,7 +280,8 @@ def _relatives(folder, model, placed): # the pool of a part: itself, then up to 
     vectors += [map_array(p/'vectors.npy').astype(np.float32) for p in parts]
     indexes = [(kmer_index(placed.codes), 0)]
     indexes += [(map_kmers(p), int(end)) for p, end in zip(parts, bases.ends)]
-    return model.pool(bases, np.concatenate(vectors), indexes)
+    search = partial(nearest, reference=np.concatenate(vectors), normalised=True)
+    return model.pool(bases, search, indexes)
 
 # %% ../../nbs/identification/reference.ipynb #1a1e61a9
 _ODD = dict(reversed='minus', broken_frame='broken', second_barcode='second') # flag -> attribute of `Placed`
