@@ -159,9 +159,9 @@ def parser(
     only=None, # a key of `COMMANDS`, where no other is asked for: reading about all takes longer
 ) -> argparse.ArgumentParser:
     "All that the command understands."
-    raw = argparse.RawDescriptionHelpFormatter
+    raw, lines = argparse.RawDescriptionHelpFormatter, '' if only else overview()
     top = argparse.ArgumentParser('barcodemae', formatter_class=raw, usage='barcodemae COMMAND ...',
-        description='Read DNA barcodes (COI): name them, embed them, group them.\n' + ('' if only else overview()),
+        description='Read DNA barcodes (COI): name them, embed them, group them.\n' + lines,
         epilog='barcodemae COMMAND --help tells more about each.\n\n' + STATUS)
     top.add_argument('--version', action='version', version=f'barcodemae {__version__}')
     commands = top.add_subparsers(dest='command', metavar='COMMAND', required=True, prog='barcodemae',

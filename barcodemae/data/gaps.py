@@ -152,8 +152,9 @@ def realign(
 def _mend(placed, pool, near, some, how): # rows of `placed` and `near`, changed in place
     (suspect, serves, own, turn), shifts = how, {}
     for i in some[suspect[some]]:
-        mine = None if own is None else own[i]
-        near[i], shifts[i] = _realign_one(placed, i, pool, near[i], lambda rows: serves[rows] & (rows != mine), turn)
+        mine = -1 if own is None else own[i]
+        may = lambda rows: serves[rows] & (rows != mine)
+        near[i], shifts[i] = _realign_one(placed, i, pool, near[i], may, turn)
     placed.bases[some] = _trimmed(placed.bases[some], [pool.bases[near[some, j]] for j in range(2)])
     for i, columns in shifts.items():
         known = np.flatnonzero(placed.bases[i] < 4)
@@ -163,16 +164,15 @@ def _mend(placed, pool, near, some, how): # rows of `placed` and `near`, changed
 # %% ../../nbs/data/gaps.ipynb #902c008b
 ALIGNED = 4 # relatives with most k-mers in common, to which a suspect is aligned
 
-def _realign_one(placed, i, pool, near, serves, turn): # -> relatives of barcode i, columns of frame shifts
+def _realign_one(placed, i, pool, near, may, turn): # -> relatives of barcode i, columns of frame shifts
     codes = placed.codes[i]
     strands = {False: codes} | ({True: other_strand(codes)} if turn and placed.score[i] < WEAK else {})
     plain = _plain_score(placed.bases[i], pool.bases[near])
     best, nearest, found = plain.max() + pool.gain, (plain.max(), near), None
     for turned, codes in strands.items():
         rows, shared = pool.shared_kmers(codes)
-        shared = shared * serves(rows)
-        top = np.argsort(-shared, kind='stable')[:ALIGNED]
-        for relative in rows[top[shared[top] > 0]]:
+        rows, shared = rows[may(rows)], shared[may(rows)]
+        for relative in rows[np.argsort(-shared, kind='stable')[:ALIGNED]]:
             row = pool.bases[relative]
             score = gapped_score(codes, row)
             plain = _plain_score(placed.bases[i], row[None])[0]

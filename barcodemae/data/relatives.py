@@ -74,8 +74,6 @@ def index_of(
     return KmerIndex(kmers[starts], np.append(starts, len(kmers)), rows)
 
 # %% ../../nbs/data/relatives.ipynb #3c9ac756
-MOST_HITS = 2**20 # rows that are counted for a sequence
-
 @dataclass
 class Pool:
     "Aligned sequences that serve as relatives, in one or several parts."
@@ -100,6 +98,9 @@ class Pool:
         counts = np.bincount(np.concatenate([np.zeros(0, np.int64), *rows]))
         rows = np.flatnonzero(counts)
         return rows, counts[rows]
+
+# %% ../../nbs/data/relatives.ipynb #de515ebe
+MOST_HITS = 2**20 # rows that are counted for a sequence
 
 def _ranges(begin, n): # the numbers of all ranges, one after the other
     return np.repeat(begin - np.r_[0, np.cumsum(n)[:-1]][:len(n)], n) + np.arange(n.sum())

@@ -58,6 +58,7 @@ def _of_block_on(query, reference, own, n, device): # the same on a GPU
         similar.masked_fill_(torch.from_numpy(own).to(device), -2)
     return tuple(x.cpu().numpy() for x in similar.topk(n, dim=1))
 
+# %% ../../nbs/embedding/neighbours.ipynb #744d428d
 def _better(best, found, n): # the best n of those before and of a block
     if best is None:
         return found

@@ -9,11 +9,12 @@ __all__ = ['SEARCHED', 'LONGEST_LIST', 'SEARCHED_PER_SPECIES', 'KEPT', 'KEPT_PER
 
 # %% ../../nbs/identification/candidates.ipynb #48d59c70
 from dataclasses import dataclass
+from importlib.util import find_spec
 import numpy as np
 from ..embedding.columns import column_vectors
 from ..compute import in_threads
 from ..core import InputError, progress
-from .cells import make_cells
+from .cells import EXACT, make_cells
 from .reference import Reference
 from .sites import DIFFERENT, FEATURES, SHARED, site_features
 from ..data.store import PAD, WIDTH
@@ -168,7 +169,9 @@ def sort_into_cells(
     reference:Reference, # R barcodes
     quiet=False, # no progress bar
 ):
-    "Make the cells of a large reference, measured with fragments of its own barcodes. Needs faiss."
+    "Make the cells of a large reference, where faiss is installed; measured with fragments of its barcodes."
+    if len(reference) <= EXACT or not find_spec('faiss'):
+        return
     rng = np.random.default_rng(0)
     rows = np.sort(rng.permutation(len(reference))[:200])
     query = column_vectors(reference.model.columns, fragments(reference.bases[rows], rng))

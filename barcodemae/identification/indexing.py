@@ -8,7 +8,6 @@ __all__ = ['FEW_SPECIES', 'FEW_BARCODES', 'report_lines', 'Which', 'index']
 # %% ../../nbs/identification/indexing.ipynb #b704b986
 import shlex, stat, sys, warnings
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -25,7 +24,6 @@ from ..data.tables import ROWS, ParquetTable, open_table
 from ..data.text import peek
 from .calibration import reference_calibration
 from .candidates import sort_into_cells
-from .cells import EXACT
 from .computing import Computing, model_of
 from .intake import COUNTED, lowest_name
 from .output import warn_of
@@ -125,8 +123,7 @@ def index(
 # %% ../../nbs/identification/indexing.ipynb #0ab8f6c8
 def _index(sources, out, which, labelling, computing):
     made, counts, report = _make(sources, out, which, labelling, computing)
-    if len(made) > EXACT and find_spec('faiss'):
-        sort_into_cells(made, computing.quiet)
+    sort_into_cells(made, computing.quiet)
     if 'ranking' in made.model.settings:
         reference_calibration(made) # asks the reference about itself
     if not computing.quiet:

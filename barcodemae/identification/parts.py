@@ -176,11 +176,12 @@ def write_taxa(
     with atomic_path(place) as temp:
         temp.mkdir()
         pl.DataFrame(numbers).cast(pl.Int32).write_ipc(temp/'numbers.arrow')
-        rows = [pl.DataFrame(dict(rank=rank, name=list(n)), schema=dict(rank=pl.String, name=pl.String))
-                for rank, n in names.items()]
-        pl.concat([pl.DataFrame(schema=dict(rank=pl.String, name=pl.String)), *rows]).write_ipc(temp/'names.arrow')
+        pairs = [(rank, name) for rank, some in names.items() for name in some.tolist()]
+        schema = dict(rank=pl.String, name=pl.String)
+        pl.DataFrame(pairs, schema=schema, orient='row').write_ipc(temp/'names.arrow')
     return dict(folder=place.name, content=content)
 
+# %% ../../nbs/identification/parts.ipynb #1296aafc
 def read_taxa(
     folder, # of a reference
     meta:dict, # of `read_meta`

@@ -80,10 +80,12 @@ def open(self:Reference):
     if set(map(len, arrays)) != {len(self.labels)}:
         raise InputError('its parts have different lengths', file=self.folder, fix='index the file again')
     self._pool = self._matrix = self._cells = None
-    self.number, self.names, self.content = read_taxa(self.folder, self.meta) or _worked_out(self.labels, self.meta)
+    taxa = read_taxa(self.folder, self.meta) or _worked_out(self.labels, self.meta)
+    self.number, self.names, self.content = taxa
     self.groups = self.number.pop('group')
     return self
 
+# %% ../../nbs/identification/reference.ipynb #8248ece0
 def _worked_out(labels, meta): # `number` and the groups, `names`, `content` of a reference
     numbers, names = {}, {}
     for rank in RANKS:
@@ -136,6 +138,7 @@ def cells(self:Reference): # `Cells`, or None
         self._cells = large and open_cells(self.folder, self.content, self.vectors) or False
     return self._cells
 
+# %% ../../nbs/identification/reference.ipynb #b25584be
 @patch(as_prop=True)
 def pool(self:Reference):
     "All barcodes as relatives of a query."
@@ -242,6 +245,7 @@ def _add(source, folder, model, intake, how): # all new records of the source, a
     if sum(map(len, waiting)):
         _write_part(folder, pl.concat(waiting), model, intake.counts, strand)
 
+# %% ../../nbs/identification/reference.ipynb #a0544cee
 def _correct(folder, model, intake): # names that were corrected, and how many records are the same
     if not (intake.replaced or intake.copies):
         return
