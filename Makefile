@@ -56,8 +56,12 @@ benchmark: setup
 	@echo "benchmark: running nbs/experiments/benchmark.ipynb; a run that was interrupted continues"
 	@$(PAPERMILL) nbs/experiments/benchmark.ipynb $(BENCHMARK)/benchmark.ipynb --stdout-file - --stderr-file - \
 	    -p run_dir "$(CURDIR)/$(BENCHMARK)"
-	@echo "benchmark: the executed notebook is $(BENCHMARK)/benchmark.ipynb; its results:"
+	@echo "benchmark: running nbs/experiments/waiting.ipynb"
+	@$(PAPERMILL) nbs/experiments/waiting.ipynb $(BENCHMARK)/waiting.ipynb --stdout-file - --stderr-file - \
+	    -p measure True -p most 32000
+	@echo "benchmark: the executed notebooks are in $(BENCHMARK); their results:"
 	@$(PY) tools/benchmark.py table $(BENCHMARK)/results.json
+	@$(PY) tools/benchmark.py waiting nbs/experiments/waiting_results.json
 
 # finished runs are skipped, interrupted ones continue; tables are made of what is there
 paper: setup

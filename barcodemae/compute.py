@@ -42,7 +42,7 @@ def wait_for(
 # %% ../nbs/ground/compute.ipynb #fa6d724a
 def matmul_gflops(
     device, # 'cpu', 'cuda', ...
-    dtype:"torch.dtype", # of the matrices
+    dtype, # torch.dtype of the matrices
     n:int=512, # rows and columns
     seconds:float=0.1, # measure about this long
 ) -> float:
@@ -64,8 +64,8 @@ def matmul_gflops(
 @dataclass(frozen=True)
 class Compute:
     "Where and in which precision to compute; `dtype` float32 means no autocast."
-    device: 'torch.device' # where tensors live
-    dtype: 'torch.dtype' # what matrix products run in
+    device: object # torch.device: where tensors live
+    dtype: object # torch.dtype: what matrix products run in
 
     @property
     def name(self) -> str:

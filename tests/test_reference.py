@@ -9,13 +9,16 @@ from barcodemae.data.align import consensus
 from barcodemae.data.names import LINEAGE
 from barcodemae.data.store import load_dataset
 from barcodemae.evaluation.knn import untrained_encoder
-from barcodemae.identification import reference as module
+from barcodemae.data import relatives
+from barcodemae.identification import candidates, reference as module
 from barcodemae.identification.indexing import _ids, index
 from barcodemae.identification.intake import Intake
 from barcodemae.identification.model import save_model
 from barcodemae.identification.parts import LABELS, locked
 from barcodemae.identification.reference import Adding, Reference, make_reference, remove_records
 from barcodemae.model.mae import BarcodeMAEConfig
+
+SOME = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 @pytest.fixture(scope='module')
 def world(tmp_path_factory): # a small model, 60 labelled barcodes
@@ -298,3 +301,76 @@ def test_a_correction_keeps_what_it_does_not_tell(world, tmp_path):
 def test_a_file_of_other_markers_says_so(world, tmp_path):
     with pytest.raises(InputError, match=r'no record of COI, only of 16S \(3\)'):
         indexed(world, world['frame'][:3].with_columns(marker_code=pl.lit('16S')), tmp_path/'a.csv', tmp_path/'r')
+
+
+# -- what is kept beside the parts -----------------------------------------------------------------------
+
+def everything(reference): # that an answer depends on
+    return (reference.content, reference.groups.tolist(), {r: n.tolist() for r, n in reference.number.items()},
+            {r: n.tolist() for r, n in reference.names.items()})
+
+
+def test_taxa_that_are_kept_are_those_that_labels_give(world, tmp_path):
+    made, _ = make_reference(world['source'], tmp_path/'r', world['model'], block=20)
+    assert read_json(tmp_path/'r'/'reference.json')['taxa'] and everything(Reference(tmp_path/'r', world['model'])) == everything(made)
+    table = write(world, tmp_path/'named.csv', genus=pl.lit('Nova'), species=pl.lit('Nova nova'))
+    corrected, _ = make_reference(table, tmp_path/'r', world['model'])
+    assert corrected.names['genus'].tolist() == ['Nova']
+    for folder in (tmp_path/'r').glob('taxa-*'): shutil.rmtree(folder)     # worked out again
+    assert everything(Reference(tmp_path/'r', world['model'])) == everything(corrected)
+
+
+def test_a_correction_that_is_killed_leaves_no_taxa_of_other_labels(world, tmp_path, monkeypatch):
+    make_reference(world['source'], tmp_path/'r', world['model'])
+    table = write(world, tmp_path/'named.csv', genus=pl.lit('Nova'), species=pl.lit('Nova nova'))
+    monkeypatch.setattr(module, '_finished', lambda *_: 1 / 0)             # after the labels are written
+    with pytest.raises(ZeroDivisionError): make_reference(table, tmp_path/'r', world['model'])
+    with pytest.warns(UserWarning, match='was stopped'):
+        assert Reference(tmp_path/'r', world['model']).names['genus'].tolist() == ['Nova']
+
+
+def test_a_part_of_the_format_before_is_read_and_added_to(world, tmp_path):
+    made, _ = make_reference(world['source'], tmp_path/'r', world['model'], block=40)
+    codes = [b[b < 4] for b in made.bases[:5]]
+    found = [made.pool.shared_kmers(c) for c in codes]
+    for part in made.parts: # as format 3 had it: a k-mer for each row
+        kmers, starts = np.load(part/'kmers.npy'), np.load(part/'kmer_starts.npy')
+        np.save(part/'kmers.npy', np.repeat(kmers, np.diff(starts)))
+        (part/'kmer_starts.npy').unlink()
+    meta = read_json(tmp_path/'r'/'reference.json')
+    write_json(tmp_path/'r'/'reference.json', {k: v for k, v in meta.items() if k != 'taxa'} | dict(format=3))
+    old = Reference(tmp_path/'r', world['model'])
+    assert everything(old) == everything(made)
+    for one, other in zip(found, (old.pool.shared_kmers(c) for c in codes)):
+        assert all((a == b).all() for a, b in zip(one, other))
+    ids = world['frame']['processid'][:3].to_list()
+    assert len(remove_records(tmp_path/'r', ids, world['model'])[0]) == 57
+    assert len(make_reference(world['source'], tmp_path/'r', world['model'])[0]) == 60
+
+
+def test_a_large_reference_is_searched_by_cells_until_it_changes(world, tmp_path, monkeypatch):
+    pytest.importorskip('faiss')
+    for place in (module, candidates): monkeypatch.setattr(place, 'EXACT', 20)
+    exact, _ = make_reference(world['source'], tmp_path/'r', world['model'])
+    query = exact.matrix[:7]
+    before = exact.search(query, 5)
+    assert not exact.cells
+    candidates.sort_into_cells(exact, quiet=True)
+    made = Reference(tmp_path/'r', world['model'])
+    assert made.cells and read_json(tmp_path/'r'/'cells.json')['recall'] >= .99
+    np.testing.assert_allclose(made.search(query, 5)[1], before[1], atol=1e-3)
+    without = (np.arange(60), np.arange(7))
+    assert (made.search(query, 5, without)[0] != np.arange(7)[:, None]).all()
+    now, *_ = remove_records(tmp_path/'r', world['frame']['processid'][:1].to_list(), world['model'])
+    assert not now.cells
+
+
+@SOME
+@given(st.integers(0, 59), st.integers(1, 5000))
+def test_a_barcode_shares_most_kmers_with_itself_however_few_are_looked_up(world, i, most):
+    rows = [r[r < 4] for r in world['model'].align(world['frame']['dna_barcode'].to_list())]
+    pool = relatives.Pool(rows, [(relatives.kmer_index(rows[:25]), 0), (relatives.kmer_index(rows[25:]), 25)], None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relatives, 'MOST_HITS', most)
+        found, shared = pool.shared_kmers(rows[i])
+    assert shared[found == i].tolist() == [shared.max()]

@@ -2,7 +2,8 @@
 is theirs alone.
 
     python tools/benchmark.py NAME '{"argument": value}'     a line of JSON, for the notebook
-    python tools/benchmark.py table runs/benchmark/results.json     what the notebook measured"""
+    python tools/benchmark.py table runs/benchmark/results.json     what the notebook measured
+    python tools/benchmark.py waiting nbs/experiments/waiting_results.json     the same of waiting.ipynb"""
 import json, sys, time
 from contextlib import suppress
 from pathlib import Path
@@ -136,10 +137,42 @@ def table(results):
                       *('  '.join(padded(line)).rstrip() for line in lines)])
 
 
+def waiting_rows(found):
+    "Rows of the table of nbs/experiments/waiting.ipynb, from what was measured on one machine."
+    m, queries = found['median'], found['queries']
+    def row(what, ours, unit, goal, vsearch=None, blast=None):
+        return dict(what=what, ours=ours, VSEARCH=vsearch, BLAST=blast, unit=unit, goal=f'at most {goal:.3g}',
+                    met='yes' if ours <= goal else 'NO')
+    v, b = m.get('VSEARCH'), m.get('BLAST')
+    each = lambda s: None if s is None else 1000 * s / queries
+    return [row('import barcodemae', m['import barcodemae'], 's', .05),
+            row('barcodemae --help', m['barcodemae --help'], 's', .3),
+            row('first answer', m['first answer'], 's', 1.5),
+            row(f"index of {found['references']:,}", m['index'], 's', 6),
+            row(f'identify {queries:,}, a query', each(m['identify']), 'ms', 2.5, each(v), each(b)),
+            row('index and identify together', m['index'] + m['identify'], 's', v or 60, v, b)]
+
+
+def waiting(results):
+    "What waiting_results.json holds, as text."
+    lines = []
+    for cpu, found in results.items():
+        lines.append(f"{cpu}, {found['machine']['cores']} cores; {found['waiting']['dataset']}")
+        for r in waiting_rows(found['waiting']):
+            beside = ', '.join(f'{n} {number(r[n])}' for n in ('VSEARCH', 'BLAST') if r[n])
+            lines.append(f"  {r['what']:32} {number(r['ours']):>8} {r['unit']:3} {r['goal']}: {r['met']}"
+                         + f' ({beside})' * bool(beside))
+        for g in found['growth']:
+            lines.append(f"  {g['n']:>9,} references: index {g['index']['seconds']:.1f} s, first answer "
+                         f"{g['first']['seconds']:.2f} s, {g['ask']['seconds'] / g['queries'] * 1000:.2f} ms a query")
+    return '\n'.join(lines)
+
+
 if __name__ == '__main__':
     if len(sys.argv) != 3: sys.exit(__doc__)
     name, argument = sys.argv[1:]
-    if name == 'table': print(table(json.loads(Path(argument).read_text())))
+    if name in ('table', 'waiting'):
+        print((table if name == 'table' else waiting)(json.loads(Path(argument).read_text())))
     else:
         work = {f.__name__: f for f in (prepare, embedding, neighbours, ward, umap)}[name]
         print(json.dumps(work(**json.loads(argument))))
