@@ -28,7 +28,7 @@ def changed(bases, share, rng):
     return out
 
 
-def grown(founders, n, seed=0, block=50_000):
+def grown(founders, n, seed=0, apart=APART, block=50_000):
     "Frames of `n` records in all, from a frame with processid, dna_barcode and names of ranks."
     rng, made = np.random.default_rng(seed), 0
     code = np.full(256, 4, np.uint8)
@@ -38,7 +38,7 @@ def grown(founders, n, seed=0, block=50_000):
     while made < n:
         species = -(-min(block, n - made) // INDIVIDUALS)
         of = rng.integers(0, len(founders), species)
-        rows = np.repeat(changed(bases[of], APART, rng), INDIVIDUALS, 0)[:min(block, n - made)]
+        rows = np.repeat(changed(bases[of], apart, rng), INDIVIDUALS, 0)[:min(block, n - made)]
         text = BASES[changed(rows, WITHIN, rng)]
         number = made + np.arange(len(rows))
         names = founders[np.repeat(of, INDIVIDUALS)[:len(rows)]].drop('processid', 'dna_barcode', 'species')

@@ -172,7 +172,7 @@ def _realign_one(placed, i, pool, near, may, turn): # -> relatives of barcode i,
     for turned, codes in strands.items():
         rows, shared = pool.shared_kmers(codes)
         rows, shared = rows[may(rows)], shared[may(rows)]
-        for relative in rows[np.argsort(-shared, kind='stable')[:ALIGNED]]:
+        for relative in rows[_most(shared, ALIGNED)]:
             row = pool.bases[relative]
             score = gapped_score(codes, row)
             plain = _plain_score(placed.bases[i], row[None])[0]
@@ -186,6 +186,14 @@ def _realign_one(placed, i, pool, near, may, turn): # -> relatives of barcode i,
     _, placed.bases[i], placed.extra[i], shifts = align_to_relative(placed.codes[i], pool.bases[relative])
     placed.minus[i] ^= turned
     return np.full(2, relative), shifts
+
+# %% ../../nbs/data/gaps.ipynb #bdeee39b
+def _most(counts, n): # indices of the n largest, of equal ones the first
+    if len(counts) > n:
+        some = np.flatnonzero(counts >= np.partition(counts, -n)[-n])
+    else:
+        some = np.arange(len(counts))
+    return some[np.argsort(-counts[some], kind='stable')[:n]]
 
 # %% ../../nbs/data/gaps.ipynb #b2813fe0
 def _trimmed(bases, relatives): # without the ends that both relatives call unrelated

@@ -21,7 +21,8 @@ def _faiss():
     return faiss
 
 def _unit(x):
-    return np.ascontiguousarray(x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12), np.float32)
+    x = np.ascontiguousarray(x, np.float32)                     # half precision is slow to add up
+    return x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12)
 
 def _blocks(vectors, block):
     return vectors() if callable(vectors) else (vectors[i:i + block] for i in range(0, len(vectors), block))

@@ -29,6 +29,9 @@ class Rows:
 
     def __len__(self): return int(self.ends[-1]) if len(self.ends) else 0
 
+    @property
+    def shape(self): return len(self), *self.arrays[0].shape[1:]
+
     def __getitem__(self, rows):
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(len(self)))
@@ -54,7 +57,7 @@ def map_array(
 ) -> np.ndarray: # read as needed
     "An array of a part. `InputError` where it is damaged."
     try:
-        return np.load(path, mmap_mode='r')
+        return np.asarray(np.load(path, mmap_mode='r')) # a plain array is faster to take rows from
     except (OSError, ValueError, EOFError) as e:
         raise InputError(f'this part is damaged ({e})', file=path, fix=_DAMAGED) from None
 

@@ -115,7 +115,9 @@ def kingdoms(self:Reference) -> dict: # phylum -> the kingdom that most of its b
 def matrix(self:Reference):
     "All vectors, (R, D) float32, read once."
     if self._matrix is None:
-        self._matrix = self.vectors[:].astype(np.float32)
+        self._matrix = np.empty((len(self), *self.vectors.arrays[0].shape[1:]), np.float32)
+        for part, end in zip(self.vectors.arrays, self.vectors.ends):
+            self._matrix[end - len(part):end] = part
     return self._matrix
 
 # %% ../../nbs/identification/reference.ipynb #5148bdb8
