@@ -58,8 +58,8 @@ def locate(
     "Where each sequence fits best without gaps. `InputError` for an unknown strand."
     if strand not in STRANDS:
         raise InputError('no such strand', record=strand, fix=f'choose one of {", ".join(STRANDS)}')
-    lengths = np.array([len(r) for r in rows], int)
-    start, minus, score = np.zeros(len(rows), int), np.zeros(len(rows), bool), np.full(len(rows), -np.inf)
+    N, lengths = len(rows), np.array([len(r) for r in rows], int)
+    start, minus, score = np.zeros(N, int), np.zeros(N, bool), np.full(N, -np.inf)
     group = np.where(lengths <= SHORT, SHORT, 2**np.ceil(np.log2(np.maximum(lengths, 2))).astype(int))
     for size in np.unique(group):
         members, n = np.flatnonzero(group == size), fft.next_fast_len(int(size) + WIDTH, real=True)
@@ -69,8 +69,7 @@ def locate(
             for side in STRANDS[strand]:
                 at, value = _best(fft.irfft((x * kernels[side]).sum(1), n))
                 better = value > score[some]
-                start[some] = np.where(better, at, start[some])
-                minus[some] = np.where(better, side == 1, minus[some])
+                start[some[better]], minus[some[better]] = at[better], side == 1
                 score[some] = np.maximum(value, score[some])
         in_threads(fill, np.array_split(members, -(-len(members) // max(1, BATCH * SHORT // size))))
     start = np.where(minus, WIDTH - lengths - start, start)       # in the direction of the gene
