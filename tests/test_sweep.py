@@ -125,6 +125,7 @@ def test_done_broken_failed_elsewhere_and_their_order(tmp_path):
     assert f"{tmp_path/'broken'}" in told and 'skipped' in told and '7 runs, 1 done before' in told
     assert 'once: failed, once more: ValueError: as it was told' in told and 'min left' in told
     assert 'bad: FAILED: ValueError: as it was told' in told
+    assert str(tmp_path/'sweep/log.txt') in told # why two were not run
     assert json.loads((jobs['bad'].folder/'failed.json').read_text())['why'] == 'ValueError: as it was told'
     assert not (jobs['once'].folder/'failed.json').exists()
     assert json.loads((jobs['once'].folder/'results.json').read_text())['threads'] == ['1', '1'] # a core each
