@@ -3,6 +3,7 @@
 # make lab          set up, then JupyterLab
 # make benchmark    time and memory of each step beside a plain baseline (15 minutes on two cores, 10 GB of disk)
 # make paper        every table and figure of the paper, on the data set of settings.ini or DATASET=...; resumes
+#                   (SWEEP="--workers 4" or SWEEP="--slurm slurm_partition=gpu gpu=1": where its runs work)
 # make leaderboard  every system on the same questions, on the data set of settings.ini or DATASET=...
 # make gpu-kit      a run for a GPU machine without network, in gpu-kit/ (DATA=mine.csv: your barcodes)
 # make docs         all notebooks as pages in docs/, with side bar and search, readable without a network
@@ -68,7 +69,7 @@ paper: setup
 	@dataset=$${DATASET:-$$($(SETTING) dataset)}; failed=0; \
 	    place=runs/paper/$$(basename "$$dataset"); mkdir -p "$$place"; \
 	    echo "paper: the runs of $(GRIDS) on $$dataset"; \
-	    $(BARCODEMAE) sweep $(GRIDS) --dataset "$$dataset" || failed=1; \
+	    $(BARCODEMAE) sweep $(GRIDS) --dataset "$$dataset" $(SWEEP) || failed=1; \
 	    for table in $(TABLES); do \
 	        echo "paper: $$place/$$table.ipynb"; \
 	        $(PAPERMILL) nbs/experiments/$$table.ipynb "$$place/$$table.ipynb" -p dataset "$$dataset" \
@@ -81,7 +82,7 @@ paper: setup
 leaderboard: setup
 	@dataset=$${DATASET:-$$($(SETTING) dataset)}; failed=0; \
 	    place=runs/leaderboard/$$(basename "$$dataset"); mkdir -p "$$place"; \
-	    $(BARCODEMAE) sweep $(BOARD) --dataset "$$dataset" || failed=1; \
+	    $(BARCODEMAE) sweep $(BOARD) --dataset "$$dataset" $(SWEEP) || failed=1; \
 	    $(BARCODEMAE) cnn "$$place/cnn" --dataset "$$dataset" --epochs 5 || failed=1; \
 	    $(BARCODEMAE) bench --dataset "$$dataset" --grids $(BOARD) --cnn "$$place/cnn" || failed=1; \
 	    $(PAPERMILL) nbs/experiments/leaderboard.ipynb "$$place/leaderboard.ipynb" -p dataset "$$dataset" \

@@ -1,4 +1,4 @@
-"""Guards for barcodemae.training.sweep: grids, shared runs, killed sweeps, two at once, the command."""
+"""Guards for barcodemae.training.grids and .sweep: grids, shared runs, killed sweeps, two at once, SLURM, the command."""
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
@@ -7,9 +7,13 @@ from filelock import FileLock
 
 from barcodemae.core import InputError
 from barcodemae.settings import load_settings
+from barcodemae.training import sweep as module
 from barcodemae.training.config import make_config
-from barcodemae.training.sweep import Job, Sweep, find_grid, grid_jobs, job_state, merge_jobs, preset_for
-from barcodemae.training.sweep import found_rate, read_grid, with_needs
+from barcodemae.training.grids import Job, find_grid, grid_jobs, job_state, merge_jobs, preset_for
+from barcodemae.training.grids import found_rate, read_grid, with_needs
+from barcodemae.training.sweep import make_plan, sweep, visible_gpus
+
+ENGINE = pytest.mark.skipif(sys.version_info < (3, 11), reason='Snakemake needs Python 3.11')
 
 GRID = '[every]\nseed = 0, 1\n[demo]\nvariant = mae, untrained\nshape = 1-2/1-2\nsteps = 3\n'
 
@@ -69,77 +73,190 @@ def test_faults_of_a_grid(tmp_path, text, message):
     with pytest.raises(InputError, match=message): grid_jobs(tmp_path/'g.ini', 'demo', 'demo', tmp_path)
 
 
-def notebook(folder, code):
-    parameters = nbformat.v4.new_code_cell('a, run_dir = 1, None', metadata={'tags': ['parameters']})
-    cells = [parameters, nbformat.v4.new_code_cell(code)]
+TOY = """import json, os, time
+from pathlib import Path
+from filelock import FileLock
+place = Path(run_dir)
+(place/'pid').write_text(str(os.getpid()))
+gpu, *threads = [os.environ.get(f'{n}') for n in ('CUDA_VISIBLE_DEVICES', 'OMP_NUM_THREADS', 'NUMBA_NUM_THREADS')]
+with open(place/'tries', 'a') as tries: tries.write(f'{gpu}\\n')
+number = len((place/'tries').read_text().split())
+with FileLock(place.parent/f"on{gpu or os.getpid()}", timeout=0):
+    absent = [n for n in needs if not (place.parent/n/'results.json').exists()]
+    if absent: raise LookupError(f'started before {absent}')
+    if number == 1: time.sleep(sleep)
+    if number <= fails: raise ValueError('as it was told')
+    results = dict(knn=[], readings=[], clustering=[], threads=threads, learning_rate=learning_rate)
+    (place/'results.json').write_text(json.dumps(results | dict(curve=[dict(val_loss=learning_rate)])))"""
+
+
+def toy(folder, name, before=(), **parameters): # a run of the notebook above
+    first = 'fails = sleep = learning_rate = 0; needs = []; run_dir = None'
+    cells = [nbformat.v4.new_code_cell(first, metadata={'tags': ['parameters']}), nbformat.v4.new_code_cell(TOY)]
     kernel = dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder/'toy.ipynb')
+    own = dict(parameters, run_dir=str(folder/name))
+    return Job(name, folder/name, 'toy', own, ('clustering',), tuple(before))
 
 
-def job_in(folder, a):
-    parameters = dict(a=a, run_dir=str(folder/f'a{a}'))
-    return Job(f'a{a}', folder/f'a{a}', 'toy', parameters, ('clustering',))
+def tries(job): return (job.folder/'tries').read_text().split() if (job.folder/'tries').exists() else []
 
 
-def jobs_in(folder, n): return [job_in(folder, a) for a in range(n)]
-
-
-WRITE = """import json, time; from pathlib import Path
-Path(run_dir, "results.json").write_text(json.dumps(dict(knn=[], readings=[], clustering=[a])))"""
-SLEEP = WRITE + """
-if not Path(run_dir, "pid").exists():
-    import os
-    Path(run_dir, "pid").write_text(str(os.getpid()))
-    Path(run_dir, "results.json").unlink()
-    time.sleep(600)"""
-
-
-def test_done_broken_and_elsewhere(tmp_path):
-    notebook(tmp_path, WRITE)
-    jobs, said = jobs_in(tmp_path, 4), []
-    results = dict(a0='{"knn": [], "readings": [], "clustering": []}', a1='{"knn": [',
-                   a2='{"knn": [], "readings": []}')
-    for name, text in results.items():
+@ENGINE
+def test_done_broken_failed_elsewhere_and_their_order(tmp_path):
+    names = dict(done='{"knn": [], "readings": [], "clustering": []}', broken='{"knn": [')
+    jobs = {name: toy(tmp_path, name) for name in (*names, 'elsewhere')}
+    for name, text in names.items():
         (tmp_path/name).mkdir()
         (tmp_path/name/'results.json').write_text(text)
-    (tmp_path/'a3').mkdir()
-    with FileLock(tmp_path/'a3/sweep.lock'):
-        found = Sweep(jobs, tmp_path, [{}, {}], log=said.append).run()
-    found = {state: sorted(names) for state, names in found.items()}
-    assert found == {'done before': ['a0'], 'done': ['a1', 'a2'], 'elsewhere': ['a3']}
-    assert any(str(tmp_path/'a1') in line and 'skipped' in line for line in said)
+    jobs['once'] = toy(tmp_path, 'once', fails=1)
+    jobs['late'] = toy(tmp_path, 'late', [jobs['once']], needs=['once'])
+    jobs['bad'] = toy(tmp_path, 'bad', fails=9)
+    jobs['after bad'] = toy(tmp_path, 'after bad', [jobs['bad']])
+    (tmp_path/'elsewhere').mkdir()
+    said, order = [], [jobs.pop('late'), *jobs.values()]
+    with FileLock(tmp_path/'elsewhere/sweep.lock'):
+        found = sweep([*order[1:], order[0]], tmp_path, tmp_path/'sweep', workers=2, log=said.append)
+    assert found == {'done before': ['done'], 'done': ['broken', 'once', 'late'], 'failed': ['bad'],
+                     'begun': ['elsewhere'], 'missing': ['after bad']}
+    assert {job.name: len(tries(job)) for job in order} == {
+        'late': 1, 'done': 0, 'broken': 1, 'elsewhere': 0, 'once': 2, 'bad': 2, 'after bad': 0}
+    told = '\n'.join(said)
+    assert f"{tmp_path/'broken'}" in told and 'skipped' in told and '7 runs, 1 done before' in told
+    assert 'once: failed, once more: ValueError: as it was told' in told and 'min left' in told
+    assert 'bad: FAILED: ValueError: as it was told' in told
+    assert str(tmp_path/'sweep/log.txt') in told # why two were not run
+    assert json.loads((jobs['bad'].folder/'failed.json').read_text())['why'] == 'ValueError: as it was told'
+    assert not (jobs['once'].folder/'failed.json').exists()
+    assert json.loads((jobs['once'].folder/'results.json').read_text())['threads'] == ['1', '1'] # a core each
 
 
-def test_a_job_waits_for_what_it_needs(tmp_path):
-    notebook(tmp_path, WRITE)
-    late, early = jobs_in(tmp_path, 2)
-    late.needs, said = (early,), []
-    assert Sweep([late, early], tmp_path, [{}, {}], log=said.append).run() == {'done': ['a1', 'a0']}
-    parameters = dict(a=3, run_dir=str(tmp_path/'b')) # what it needs was made before, or by nobody
-    absent = Job('b', tmp_path/'b', 'toy', parameters, ('clustering',), needs=(early,))
-    assert Sweep([absent], tmp_path, [{}], log=said.append).run() == {'done': ['b']}
+def test_results_without_an_analysis_are_not_done(tmp_path):
+    job = toy(tmp_path, 'short')
+    job.folder.mkdir()
+    (job.folder/'results.json').write_text('{"knn": [], "readings": []}')
+    assert job_state(job) == 'begun'
 
 
-def test_a_killed_sweep_takes_its_notebooks_along_and_the_next_goes_on(tmp_path):
-    notebook(tmp_path, SLEEP)
+@ENGINE
+def test_a_rate_is_found_though_one_of_its_search_fails_and_each_gpu_has_one_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, 'visible_gpus', lambda: ['3', 'GPU-7'])
+    search = [toy(tmp_path, f's{i}', learning_rate=i, fails=9 * (i == 1), sleep=3) for i in (1, 2)]
+    final = toy(tmp_path, 'final', search, learning_rate='searched', needs=['s2'])
+    other = toy(tmp_path, 'other', learning_rate='searched') # whose search nobody made
+    found = sweep([*search, final, other], tmp_path, tmp_path/'sweep', log=lambda line: None)
+    assert found == {'done': ['s2', 'final'], 'failed': ['s1', 'other']}
+    assert json.loads((tmp_path/'final/results.json').read_text())['learning_rate'] == 2
+    assert {gpu for job in search for gpu in tries(job)} == {'3', 'GPU-7'} # one run each: see the lock in TOY
+    assert 'no run of the search' in json.loads((tmp_path/'other/failed.json').read_text())['why']
+
+
+def test_devices(tmp_path, monkeypatch):
+    import torch
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    assert visible_gpus() == ['0', '1'] and make_plan([], tmp_path)['workers'] == 2
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '4,GPU-7')
+    assert make_plan([], tmp_path, workers=3)['gpus'] == ['4', 'GPU-7'] == visible_gpus()
+    plan = make_plan([], tmp_path, slurm=dict(cpus_per_task='4'))
+    assert plan['gpus'] == [] and plan['threads'] == 4 # SLURM gives out what it has
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
+    assert visible_gpus() == [] and make_plan([], tmp_path, workers=7)['threads'] == 1
+
+
+def in_background(folder, names, environment=None, **options): # a sweep in a process of its own
     program = (f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_sweep import *\n'
-               f'place = Path({str(tmp_path)!r})\nSweep(jobs_in(place, 1), place, [{{}}]).run()')
-    sweep = subprocess.Popen([sys.executable, '-c', program], stdout=subprocess.DEVNULL)
-    pid = tmp_path/'a0/pid'
-    for _ in range(600):
-        if pid.exists() and pid.read_text(): break
+               f'place = Path({str(folder)!r})\n'
+               f'jobs = [toy(place, name, **own) for name, own in {names!r}.items()]\n'
+               f"sweep(jobs, place, place/f'sweep{{os.getpid()}}', **{options!r})")
+    return subprocess.Popen([sys.executable, '-c', program], stdout=subprocess.PIPE, text=True,
+                            env={**os.environ, **(environment or {})})
+
+
+def wait_for(what, seconds=90):
+    for _ in range(seconds * 10):
+        if what(): return
         time.sleep(.1)
-    sweep.send_signal(signal.SIGKILL)
-    sweep.wait()
-    def alive():
-        try: return Path(f'/proc/{pid.read_text()}/stat').read_text().rsplit(')', 1)[1].split()[0] != 'Z'
-        except FileNotFoundError: return False
-    for _ in range(300):
-        if not alive(): break
-        time.sleep(.1)
-    assert not alive(), 'the notebook outlived the sweep'
-    assert job_state(jobs_in(tmp_path, 1)[0]) == 'begun'
-    assert Sweep(jobs_in(tmp_path, 1), tmp_path, [{}]).run() == {'done': ['a0']}
+    raise AssertionError('waited in vain')
+
+
+def alive(pid): # a file with the number of a process
+    try: return Path(f'/proc/{pid.read_text()}/stat').read_text().rsplit(')', 1)[1].split()[0] != 'Z'
+    except FileNotFoundError: return False
+
+
+def number_of(pid): return pid.exists() and pid.read_text()
+
+
+@ENGINE
+def test_two_sweeps_at_once_do_no_run_twice(tmp_path):
+    jobs = {f'a{i}': dict(sleep=3) for i in range(2)}
+    both = [in_background(tmp_path, jobs, workers=2) for _ in range(2)]
+    told = [process.communicate(timeout=300)[0] for process in both]
+    assert all(len(tries(toy(tmp_path, name))) == 1 for name in jobs), told
+    assert {job_state(toy(tmp_path, name)) for name in jobs} == {'done'}, told
+
+
+@ENGINE
+def test_a_killed_sweep_takes_its_notebooks_along_and_the_next_goes_on(tmp_path):
+    process, pid = in_background(tmp_path, dict(a0=dict(sleep=600)), workers=1), tmp_path/'a0/pid'
+    wait_for(lambda: number_of(pid))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    wait_for(lambda: not alive(pid), 30) # else the notebook outlived the sweep
+    job = toy(tmp_path, 'a0', sleep=600)
+    assert job_state(job) == 'begun'
+    assert sweep([job], tmp_path, tmp_path/'next', workers=1) == {'done': ['a0']} and len(tries(job)) == 2
+
+
+# A queue that starts at once what it is given: enough to see what is handed over, what comes back, and that a
+# sweep which is killed takes its jobs out of the queue.
+SLURM = dict(
+    sbatch="""a = sys.argv[1:]
+number = len(list(place.glob('*.call'))) + 1
+(place/f'{number}.call').write_text(' '.join(a))
+wrap = next(x for x in a if x.startswith('--wrap='))[len('--wrap='):]
+script = f'echo $$ > {place}/{number}.pid; ( {wrap} ); echo $? > {place}/{number}.rc'
+with open(a[a.index('--output') + 1].replace('%j', str(number)), 'w') as log:
+    subprocess.Popen(['sh', '-c', script], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                     start_new_session=True)
+print(number)""",
+    srun="""a = sys.argv[1:]
+while a[0].startswith('-'): a.pop(0)
+os.execvp(a[0], a)""",
+    sacct="""for call in place.glob('*.call'):
+    code = place/f'{call.stem}.rc'
+    state = dict([('', 'RUNNING'), ('0', 'COMPLETED')]).get(code.read_text().strip() if code.exists() else '')
+    print(f"{call.stem}|{state or 'FAILED'}")""",
+    scancel="""for number in sys.argv[1:]:
+    os.killpg(int((place/f'{number}.pid').read_text()), signal.SIGKILL)
+(place/'cancelled').write_text(' '.join(sys.argv[1:]))""",
+    sacctmgr="print('lab')")
+
+
+@ENGINE
+def test_slurm_gets_the_runs_and_a_killed_sweep_takes_them_back(tmp_path):
+    queue, profile = tmp_path/'queue', tmp_path/'profile'
+    for folder in (queue, profile): folder.mkdir()
+    for name, text in (SLURM | dict(squeue=SLURM['sacct'])).items():
+        start = 'import os, signal, subprocess, sys\nfrom pathlib import Path\nplace = Path(__file__).parent\n'
+        (queue/name).write_text(f'#!{sys.executable}\n{start}{text}\n')
+        (queue/name).chmod(0o755)
+    (profile/'config.yaml').write_text('slurm-init-seconds-before-status-checks: 1\n'
+                                       'seconds-between-status-checks: 1\n')
+    environment = dict(PATH=f"{queue}:{os.environ['PATH']}", SNAKEMAKE_PROFILE=str(profile))
+    slurm = dict(slurm_partition='gpus', slurm_account='lab', runtime='8h', gpu='1')
+    process = in_background(tmp_path, dict(quick=dict(fails=1), slow=dict(sleep=600)), environment, slurm=slurm)
+    quick, pid = toy(tmp_path, 'quick'), tmp_path/'slow/pid'
+    wait_for(lambda: job_state(quick) == 'done' and number_of(pid))
+    calls = sorted(queue.glob('*.call'))
+    assert len(calls) == 3 and len(tries(quick)) == 2 # two runs, one of them once more
+    for wanted in ('-p gpus', '-A lab', '-t 480', '--gpus=1', '--cpus-per-task=1', '--mem 16000'):
+        assert all(wanted in call.read_text() for call in calls), wanted
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    wait_for(lambda: (queue/'cancelled').exists() and not alive(pid))
+    assert job_state(toy(tmp_path, 'slow')) == 'begun'
 
 
 def test_command(tmp_path):
@@ -152,6 +269,9 @@ def test_command(tmp_path):
     assert done.returncode == 0 and done.stdout.count('missing') == 4
     for wrong in (['nothing'], [str(tmp_path/'g.ini'), '--preset', 'mini']):
         done = command(*wrong)
+        assert done.returncode and 'Fix' in done.stderr and 'Traceback' not in done.stderr
+    for wrong in (['--workers', '0'], ['--slurm', 'gpu'], ['--slurm', 'runtime=']):
+        done = command(str(tmp_path/'g.ini'), '--dataset', 'demo', *wrong)
         assert done.returncode and 'Fix' in done.stderr and 'Traceback' not in done.stderr
     done = command(str(tmp_path/'g.ini'), '--dataset', 'nowhere.csv', '--preset', 'demo')
     assert done.returncode == 0 and done.stdout.count('left out') == 4
@@ -176,11 +296,3 @@ def test_each_model_gets_the_rate_that_its_search_finds(tmp_path):
         found = dict(learning_rate=job.parameters['learning_rate'], curve=curve, knn=[], readings=[])
         (job.folder/'results.json').write_text(json.dumps(found))
     assert found_rate(second) == usual
-
-
-def test_a_job_without_a_rate_fails_and_the_others_go_on(tmp_path):
-    notebook(tmp_path, WRITE)
-    one, other = jobs_in(tmp_path, 2)
-    one.parameters['learning_rate'], said = 'searched', []
-    found = Sweep([one, other], tmp_path, [{}], log=said.append).run()
-    assert found == {'done': [other.name], 'failed': [one.name]} and any('search' in line for line in said)

@@ -24,7 +24,7 @@ from ..embedding.embedder import Embedder
 from ..evaluation.report import accuracy_row, reading_row
 from ..evaluation.run import ANALYSES, SHORT, Evaluation, Protocol, ask, check_analyses
 from ..evaluation.run import peak_memory, speed_record
-from ..training.sweep import find_jobs, job_state
+from ..training.grids import find_jobs, job_state
 from .registry import System, load, systems
 from .aligners import PACKAGES, alignment_rows
 
