@@ -666,6 +666,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'barcodemae/data/relatives.py'),
                                            'barcodemae.data.relatives._ranges': ( 'data/relatives.html#_ranges',
                                                                                   'barcodemae/data/relatives.py'),
+                                           'barcodemae.data.relatives._rarest': ( 'data/relatives.html#_rarest',
+                                                                                  'barcodemae/data/relatives.py'),
                                            'barcodemae.data.relatives.index_of': ( 'data/relatives.html#index_of',
                                                                                    'barcodemae/data/relatives.py'),
                                            'barcodemae.data.relatives.kmer_index': ( 'data/relatives.html#kmer_index',

@@ -163,8 +163,9 @@ def waiting(results):
             lines.append(f"  {r['what']:32} {number(r['ours']):>8} {r['unit']:3} {r['goal']}: {r['met']}"
                          + f' ({beside})' * bool(beside))
         for g in found['growth']:
+            each = 1000 * g['ask']['seconds'] / g['queries']
             lines.append(f"  {g['n']:>9,} references: index {g['index']['seconds']:.1f} s, first answer "
-                         f"{g['first']['seconds']:.2f} s, {g['ask']['seconds'] / g['queries'] * 1000:.2f} ms a query")
+                         f"{g['first']['seconds']:.2f} s, {each:.2f} ms per query")
     return '\n'.join(lines)
 
 

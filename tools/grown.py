@@ -43,7 +43,8 @@ def grown(founders, n, seed=0, apart=APART, block=50_000):
         number = made + np.arange(len(rows))
         names = founders[np.repeat(of, INDIVIDUALS)[:len(rows)]].drop('processid', 'dna_barcode', 'species')
         yield names.with_columns(
-            processid=pl.format('S{}', pl.Series(number)), species=pl.format('species-{}', pl.Series(10**6 + number // INDIVIDUALS)),
+            processid=pl.format('S{}', pl.Series(number)),
+            species=pl.format('species-{}', pl.Series(10**6 + number // INDIVIDUALS)),
             dna_barcode=pl.Series([row.tobytes().decode().strip('N') for row in text]))
         made += len(rows)
 

@@ -137,11 +137,11 @@ def realign(
     "Align with gaps, to the relative that fits best, those that do not fit their nearest relatives."
     N = len(placed)
     blocks, near, worst = np.array_split(np.arange(N), -(-N // 512)), np.zeros((N, 2), int), np.zeros(N)
-    def look(some):
+    def compare(some):
         near[some] = pool.nearest(placed.bases[some], None if own is None else own[some])
         worst[some] = np.minimum(*(disagreement(placed.bases[some], pool.bases[near[some, j]])
                                    for j in range(2)))
-    in_threads(look, blocks)
+    in_threads(compare, blocks)
     suspect, serves = (worst > SUSPECT) | (placed.score < WEAK), np.ones(len(pool), bool)
     if own is not None:
         serves[own[(worst > BROKEN) | (placed.score < WEAK)]] = False

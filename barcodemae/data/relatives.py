@@ -91,8 +91,7 @@ class Pool:
         query = sampled_kmers(codes)
         found = [index.postings(query) for index, _ in self.indexes]
         hits = np.sum([n for _, n in found], axis=0, initial=0) if found else np.zeros(len(query), int)
-        order = np.argsort(hits, kind='stable')
-        kept = order[np.cumsum(hits[order]) <= max(MOST_HITS, hits.min(initial=0))]
+        kept = _rarest(hits)
         rows = [first + index.rows[_ranges(begin[kept], n[kept])]
                 for (index, first), (begin, n) in zip(self.indexes, found)]
         counts = np.bincount(np.concatenate([np.zeros(0, np.int64), *rows]))
@@ -101,6 +100,10 @@ class Pool:
 
 # %% ../../nbs/data/relatives.ipynb #de515ebe
 MOST_HITS = 2**20 # rows that are counted for a sequence
+
+def _rarest(hits): # (q,) rows of each k-mer -> those to count, within `MOST_HITS`, one at least
+    order, least = np.argsort(hits, kind='stable'), hits[hits > 0].min() if hits.any() else 0
+    return order[np.cumsum(hits[order]) <= max(MOST_HITS, least)]
 
 def _ranges(begin, n): # the numbers of all ranges, one after the other
     return np.repeat(begin - np.r_[0, np.cumsum(n)[:-1]][:len(n)], n) + np.arange(n.sum())

@@ -30,7 +30,9 @@ class Rows:
     def __len__(self): return int(self.ends[-1]) if len(self.ends) else 0
 
     @property
-    def shape(self): return len(self), *self.arrays[0].shape[1:]
+    def shape(self) -> tuple:
+        "As of one array."
+        return len(self), *self.arrays[0].shape[1:]
 
     def __getitem__(self, rows):
         if isinstance(rows, slice):
