@@ -292,7 +292,8 @@ def plot(
     write_map(target_of(out), _map_of(vectors), dict(query=found.names) | taxa, options)
 
 # %% ../../nbs/identification/commands.ipynb #5208d18c
-OPTIONAL = ('plotly', 'openTSNE', 'umap', 'faiss', 'onnxruntime', 'papermill', 'xlsxwriter')
+OPTIONAL = ('plotly', 'openTSNE', 'umap', 'faiss', 'onnxruntime', 'papermill', 'xlsxwriter',
+            'distributed')
 
 def doctor() -> dict: # what: value
     "Tell what machine, precision, model, data sets and programs there are."

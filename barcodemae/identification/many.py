@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AHEAD', 'Many', 'pack_job', 'open_job', 'answer_batch', 'answering']
 
-# %% ../../nbs/identification/many.ipynb #17f69b27
+# %% ../../nbs/identification/many.ipynb #59b38530
 import functools, io, logging, pickle, socket, threading, warnings
 from collections import deque
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from .classifier import Identifier
 from .model import DEFAULT_MODEL, AlignedEncoder
 from .reference import Reference
 
-# %% ../../nbs/identification/many.ipynb #55b81420
+# %% ../../nbs/identification/many.ipynb #d8468efa
 @dataclass
 class Many:
     "Who answers the batches; this process when nothing is given. Raises `InputError` where both are."
@@ -34,7 +34,7 @@ class Many:
         if self.workers and self.scheduler:
             raise InputError('workers here and those of a scheduler', fix='give --workers or --scheduler')
 
-# %% ../../nbs/identification/many.ipynb #4b76c53c
+# %% ../../nbs/identification/many.ipynb #eaa560e6
 def _same(there, here, folder): # `there`, which a worker found where the command has `here`
     if there != here:
         raise InputError(f'on {socket.gethostname()} it has another content', file=folder,
@@ -56,7 +56,7 @@ def _reference(folder, model, content):
     _same(reference.content, content, folder)
     return reference
 
-# %% ../../nbs/identification/many.ipynb #20d336f0
+# %% ../../nbs/identification/many.ipynb #eb36ecab
 def _by_folder(part): # how an opened thing is opened again: function and arguments; None for all others
     if isinstance(part, AlignedEncoder):
         folder = None if part.folder == DEFAULT_MODEL else part.folder.absolute()
@@ -77,7 +77,7 @@ def pack_job(
     ByFolder(file).dump(answer)
     return pickle.dumps((barcodemae.__version__, file.getvalue()))
 
-# %% ../../nbs/identification/many.ipynb #8e91e654
+# %% ../../nbs/identification/many.ipynb #aceab0df
 @functools.lru_cache(maxsize=1)
 def open_job(
     job:bytes, # as of `pack_job`
@@ -99,13 +99,13 @@ def answer_batch(
     with _one_at_a_time:
         return open_job(job)(*pickle.loads(batch))
 
-# %% ../../nbs/identification/many.ipynb #6416e941
+# %% ../../nbs/identification/many.ipynb #2d7ca78d
 AHEAD = 3 # batches on their way for each worker
 
-def _told(error): # what happened to a batch, as the user should know it
+def _lost(error): # what happened to a batch, as the user should know it
     fix = 'look into the log of the workers (is it memory?); the same command resumes'
-    raise InputError('workers, or their scheduler, were lost again and again', fix=fix) from ConnectionError(
-        str(error))
+    said = 'workers were lost again and again, or their scheduler was'
+    raise InputError(said, fix=fix) from ConnectionError(str(error))
 
 def _frames(client, answer, batches): # the answers, in order
     from distributed import CancelledError, KilledWorker
@@ -114,7 +114,7 @@ def _frames(client, answer, batches): # the answers, in order
         try:
             return waiting.popleft().result()
         except (CancelledError, KilledWorker) as e:
-            _told(e)
+            _lost(e)
     for batch in batches:
         waiting.append(client.submit(answer_batch, job, pickle.dumps(batch), pure=False))
         while len(waiting) >= AHEAD * max(1, len(client.nthreads())):
@@ -122,28 +122,29 @@ def _frames(client, answer, batches): # the answers, in order
     while waiting:
         yield first()
 
-# %% ../../nbs/identification/many.ipynb #9cd89fc4
+# %% ../../nbs/identification/many.ipynb #6be542f1
 def _local(workers, cores): # a cluster of this machine; its ports are open to this machine alone
     from dask.system import CPU_COUNT
     from distributed import LocalCluster
     each = str(max(1, (cores or CPU_COUNT) // workers))
     env = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'), each)
-    quiet = dict(dashboard_address='127.0.0.1:0', silence_logs=logging.ERROR) # a lost worker is nothing to tell
+    quiet = dict(silence_logs=logging.CRITICAL, dashboard_address='127.0.0.1:0') # lost workers are replaced
     return LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=0, env=env, **quiet)
 
 def _joined(scheduler): # a client of a cluster that is there
     from distributed import Client
+    logging.getLogger('distributed.client').setLevel(logging.CRITICAL) # `_lost` tells it
     file = Path(scheduler).is_file()
     try:
         client = Client(scheduler_file=str(scheduler)) if file else Client(scheduler)
     except (OSError, ValueError) as e:
-        raise InputError(f'no Dask scheduler answers there ({e})', record=scheduler,
-                         fix='start one (dask scheduler), and give its address or its --scheduler-file') from None
+        fix = 'start one (dask scheduler), and give its address or its --scheduler-file'
+        raise InputError(f'no Dask scheduler answers there ({e})', record=scheduler, fix=fix) from None
     if not client.nthreads():
         warnings.warn(f'{scheduler}: no worker is there yet; waiting for the first')
     return client
 
-# %% ../../nbs/identification/many.ipynb #02d7c97e
+# %% ../../nbs/identification/many.ipynb #1053de62
 @contextmanager
 def answering(
     many:Many, # who answers
