@@ -46,6 +46,8 @@ def slow(answer, names, barcodes): time.sleep(.05); return answer(names, barcode
 
 def dies(names, barcodes): os.kill(os.getpid(), signal.SIGKILL)
 
+def refuses(names, barcodes): raise InputError('no such folder on node7', file='moths', fix='index it')
+
 def written(place, job, out, batch=50, **how):
     write_answers(place/'q.fasta', job, place/out, quiet=True, batch=batch, **how)
     return (place/out).read_bytes()
@@ -113,7 +115,7 @@ def test_all_of_it_killed_and_resumed_by_one_process(place):
     assert len(asked) == NAMES / 10 - there
 
 
-def test_a_batch_that_kills_its_workers_ends_the_command_and_keeps_the_rest(place, two):
+def test_a_batch_that_kills_its_workers_or_is_refused_ends_the_command_and_keeps_the_rest(place, two):
     with answering(Many(workers=1)) as ask, dask.config.set({'distributed.scheduler.allowed-failures': 0}):
         ask.args[0].run_on_scheduler(lambda dask_scheduler: setattr(dask_scheduler, 'allowed_failures', 0))
         def last_dies(answer, batches):
@@ -122,6 +124,10 @@ def test_a_batch_that_kills_its_workers_ends_the_command_and_keeps_the_rest(plac
             yield from ask(dies, batches[3:])
         with pytest.raises(InputError, match='lost again'), pytest.warns(UserWarning, match='is kept'):
             written(place, embedding(), 'dies.tsv', ask=last_dies)
+    assert pieces(place, 'dies.tsv') == 3
+    def last_refuses(answer, batches): yield from two(refuses, batches)
+    with pytest.raises(InputError, match='moths: no such folder on node7. Fix: index it'), pytest.warns(UserWarning, match='is kept'):
+        written(place, embedding(), 'dies.tsv', ask=last_refuses)
     assert pieces(place, 'dies.tsv') == 3
     assert written(place, embedding(), 'dies.tsv') == written(place, embedding(), 'one.tsv')
 

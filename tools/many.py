@@ -2,6 +2,7 @@
 
     python tools/many.py embed    --queries 20000 100000 --engines one dask tasks data -o nbs/identification/many_results.json
     python tools/many.py identify --queries 10000 --reference FOLDER --engines one dask -o nbs/identification/many_results.json
+    python tools/many.py weight   -o nbs/identification/many_results.json
 
 Queries are simulated: real barcodes of coi_mini, 1 % of their bases drawn anew; 11,632 others are the reference.
 Engines: `one` process (as `barcodemae embed`), `dask` (as `--workers 2`), Ray's `tasks` in its place, and Ray
@@ -113,8 +114,9 @@ def watch(command, pieces, n, kill):
             killed = max((p for p in memory if p != process.pid), key=lambda p: cpu[p])
             os.kill(killed, 9)
         time.sleep(2)
-    return dict(seconds=time.time() - start, cpu_seconds=sum(cpu.values()), first_piece=first, memory=peak['all'],
-                memory_driver=peak['driver'], status=process.returncode, killed=bool(killed))
+    return dict(seconds=time.time() - start, cpu_seconds=sum(cpu.values()), cpu_driver=cpu[process.pid],
+                first_piece=first, memory=peak['all'], memory_driver=peak['driver'], status=process.returncode,
+                killed=bool(killed))
 
 
 def trial(a, folder):
@@ -138,9 +140,18 @@ def trial(a, folder):
                 if engine != a.engines[0]: outs[engine].unlink(missing_ok=True)
 
 
+def weight(package):
+    "What has to be downloaded for it, with all that it needs."
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, '-m', 'pip', 'download', '-q', '-d', folder, package], check=True,
+                       stderr=subprocess.DEVNULL)
+        files = [f.stat().st_size for f in Path(folder).iterdir()]
+    return dict(packages=len(files), megabytes=sum(files) / 1e6)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    p.add_argument('what', choices=['embed', 'identify'])
+    p.add_argument('what', choices=['embed', 'identify', 'weight'])
     p.add_argument('--queries', type=int, nargs='+', default=[20_000, 100_000])
     p.add_argument('--engines', nargs='+', default=['one', 'dask', 'tasks', 'data'])
     p.add_argument('--reference', default='-', help='folder made by barcodemae index')
@@ -148,6 +159,9 @@ def main():
     p.add_argument('--work', nargs=4, help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.work: return work(a.work[0], a.what, *a.work[1:])
+    if a.what == 'weight':
+        from barcodemae.core import read_json, write_json
+        return write_json(a.out, read_json(a.out) | dict(weight={p: weight(p) for p in ('distributed', 'ray[data]')}))
     with tempfile.TemporaryDirectory() as folder: trial(a, Path(folder))
 
 
