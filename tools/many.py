@@ -1,12 +1,13 @@
 """The trial of engines for very many barcodes: time, memory, the same bytes, a worker killed in the middle.
 
-    python tools/many.py embed    --queries 20000 100000 --engines one dask tasks data -o nbs/identification/many_results.json
-    python tools/many.py identify --queries 10000 --reference FOLDER --engines one dask -o nbs/identification/many_results.json
+    python tools/many.py embed    --queries 20000 100000 -o nbs/identification/many_results.json
+    python tools/many.py identify --queries 16384 --reference FOLDER --engines one threads dask -o nbs/identification/many_results.json
     python tools/many.py weight   -o nbs/identification/many_results.json
 
 Queries are simulated: real barcodes of coi_mini, 1 % of their bases drawn anew; 11,632 others are the reference.
-Engines: `one` process (as `barcodemae embed`), `dask` (as `--workers 2`), Ray's `tasks` in its place, and Ray
-`data`, which reads files of its own (pip install "ray[data]"). Each runs twice: alone, and with a worker killed.
+Engines: `one` process with one thread, with two `threads`, `dask` (as `--workers 2`), Ray's `tasks` in its place,
+and Ray `data`, which reads files of its own (pip install "ray[data]"). The largest file is asked twice by all but the
+first two: the second time a busy worker is killed.
 """
 import argparse, filecmp, json, os, pickle, subprocess, sys, tempfile, time
 from collections import deque
@@ -83,7 +84,7 @@ def ray_data():
 
 def work(engine, what, query, reference, out):
     from barcodemae.identification import commands
-    options = dict(workers=WORKERS) if engine == 'dask' else {}
+    options = dict(one=dict(threads=1), threads=dict(threads=WORKERS), dask=dict(workers=WORKERS)).get(engine, {})
     if engine in ('tasks', 'data'):
         other = dict(tasks=ray_tasks, data=ray_data)[engine]
         commands.answering = lambda *_: other() # in place of `many.answering`
@@ -127,7 +128,7 @@ def trial(a, folder):
         query, outs = folder/f'q{n}.fasta', {}
         simulate(query, n)
         for engine in a.engines:
-            for kill in (False, True)[:1 if engine == 'one' or n != max(a.queries) else 2]:
+            for kill in (False, True)[:1 if engine in ('one', 'threads') or n != max(a.queries) else 2]:
                 outs[engine] = folder/f'{engine}.parquet'
                 command = [sys.executable, __file__, a.what, '--work', engine, query, a.reference, outs[engine]]
                 found = watch(command, folder/f'.{engine}.parquet.pieces', n, kill)
@@ -153,7 +154,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     p.add_argument('what', choices=['embed', 'identify', 'weight'])
     p.add_argument('--queries', type=int, nargs='+', default=[20_000, 100_000])
-    p.add_argument('--engines', nargs='+', default=['one', 'dask', 'tasks', 'data'])
+    p.add_argument('--engines', nargs='+', default=['one', 'threads', 'dask', 'tasks', 'data'])
     p.add_argument('--reference', default='-', help='folder made by barcodemae index')
     p.add_argument('-o', '--out', default='many_results.json')
     p.add_argument('--work', nargs=4, help=argparse.SUPPRESS)
