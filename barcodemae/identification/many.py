@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AHEAD', 'LOST', 'Many', 'pack_job', 'open_job', 'answer_batch', 'answering']
 
-# %% ../../nbs/identification/many.ipynb #a5d026fa
+# %% ../../nbs/identification/many.ipynb #688a30a5
 import functools, io, logging, pickle, signal, socket, threading, warnings
 from collections import deque
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from .classifier import Identifier
 from .model import DEFAULT_MODEL, AlignedEncoder
 from .reference import Reference
 
-# %% ../../nbs/identification/many.ipynb #af942add
+# %% ../../nbs/identification/many.ipynb #2d5cfc97
 @dataclass
 class Many:
     "Who answers the batches; this process when nothing is given. Raises `InputError` where both are."
@@ -34,7 +34,7 @@ class Many:
         if self.workers and self.scheduler:
             raise InputError('workers here and those of a scheduler', fix='give --workers or --scheduler')
 
-# %% ../../nbs/identification/many.ipynb #4eb788e9
+# %% ../../nbs/identification/many.ipynb #9e55e8b2
 def _same(there, here, folder): # `there`, which a worker found where the command has `here`
     if there != here:
         raise InputError(f'on {socket.gethostname()} it has another content', file=folder,
@@ -56,7 +56,7 @@ def _reference(folder, model, content):
     _same(reference.content, content, folder)
     return reference
 
-# %% ../../nbs/identification/many.ipynb #5456301b
+# %% ../../nbs/identification/many.ipynb #5dfc45f7
 def _by_folder(part): # how an opened thing is opened again: function and arguments; None for all others
     if isinstance(part, AlignedEncoder):
         folder = None if part.folder == DEFAULT_MODEL else part.folder.absolute()
@@ -77,7 +77,7 @@ def pack_job(
     ByFolder(file).dump(answer)
     return pickle.dumps((barcodemae.__version__, file.getvalue()))
 
-# %% ../../nbs/identification/many.ipynb #d4ebf9d7
+# %% ../../nbs/identification/many.ipynb #107f9ad4
 @functools.lru_cache(maxsize=1)
 def open_job(
     job:bytes, # as of `pack_job`
@@ -99,7 +99,7 @@ def answer_batch(
     with _one_at_a_time:
         return open_job(job)(*pickle.loads(batch))
 
-# %% ../../nbs/identification/many.ipynb #316e9e7e
+# %% ../../nbs/identification/many.ipynb #e9b99202
 AHEAD = 3 # batches on their way for each worker
 
 LOST = dict(message='workers were lost again and again, or their scheduler was',
@@ -122,7 +122,7 @@ def _frames(client, answer, batches): # the answers, in order
     while waiting:
         yield first()
 
-# %% ../../nbs/identification/many.ipynb #9a0fdc5f
+# %% ../../nbs/identification/many.ipynb #b6275cfa
 def _local(workers, cores): # a cluster of this machine; its ports are open to this machine alone
     from dask.system import CPU_COUNT
     from distributed import LocalCluster
@@ -147,7 +147,7 @@ def _joined(scheduler): # a client of a cluster that is there
         warnings.warn(f'{scheduler}: no worker is there yet; waiting for the first')
     return client
 
-# %% ../../nbs/identification/many.ipynb #46f87d2b
+# %% ../../nbs/identification/many.ipynb #0e383136
 @contextmanager
 def answering(
     many:Many, # who answers
