@@ -4,7 +4,7 @@
     python tools/many.py identify --queries 16384 --reference FOLDER --engines one threads dask -o nbs/identification/many_results.json
     python tools/many.py weight   -o nbs/identification/many_results.json
 
-Queries are simulated: real barcodes of coi_mini, 1 % of their bases drawn anew; 11,632 others are the reference.
+Queries are simulated: real barcodes of coi_mini, 1 % of their bases drawn at random; 11,632 others are the reference.
 Engines: `one` process with one thread, with two `threads`, `dask` (as `--workers 2`), Ray's `tasks` in its place,
 and Ray `data`, which reads files of its own (pip install "ray[data]"). The largest file is asked twice by all but the
 first two: the second time a busy worker is killed.
