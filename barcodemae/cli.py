@@ -50,7 +50,8 @@ def about(
 # %% ../nbs/identification/cli.ipynb #c6d66280
 SHORT = dict(out='-o', settings='-p')
 PLACEHOLDERS = dict(out='PATH', model='FOLDER', reference='PATH', distance='PERCENT', cutoff='SHARE',
-                    expect_new='SHARE', threads='N', number='N', hits='N', device='NAME', start='FOLDER')
+                    expect_new='SHARE', threads='N', number='N', hits='N', device='NAME', start='FOLDER',
+                    workers='N', scheduler='ADDRESS')
 
 def choices_of(
     o, # an `Option`
@@ -126,7 +127,9 @@ EXAMPLES |= dict(
   barcodemae cluster mine.fasta -o groups.spart
       SPART, the species partition that ASAP, ABGD and iTaxoTools write and compare""",
     embed="""  barcodemae embed mine.fasta -o vectors.parquet
-      or .tsv .csv .json .jsonl .xlsx, compressed: vectors.tsv.gz .xz .zst .bz2""",
+      or .tsv .csv .json .jsonl .xlsx, compressed: vectors.tsv.gz .xz .zst .bz2
+  barcodemae embed all.fasta -o vectors.parquet --workers 8
+      millions, on eight processes; --scheduler cluster.json: on the workers of a Dask cluster""",
     plot="""  barcodemae plot mine.fasta -o map.html""",
     ladder="""  barcodemae ladder runs/mine
   barcodemae ladder runs/mine --dataset mine.fasta

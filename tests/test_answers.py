@@ -18,7 +18,7 @@ from barcodemae.identification.exchange import spart
 from barcodemae.identification.formats import COMPRESSED, FORMS, output_format
 from barcodemae.identification.model import Model
 from barcodemae.identification.output import Job, Reading, write_answers
-from barcodemae.identification.pieces import open_pieces, pieces_folder, write_piece
+from barcodemae.identification.pieces import open_pieces, piece_files, pieces_folder, write_piece
 from barcodemae.identification.sink import check_output, is_stream, write_table
 
 ANY = dict(query=['=1+1', '+', 'a\tb\r\nc', 'q"u"', '-5', 'ü  ,', '@x', "it's"], identity=[99.5, None, 1., 2., 3., 4., 5., 6.],
@@ -420,3 +420,10 @@ def test_disks_without_locks_are_written_to(tmp_path, monkeypatch):
     monkeypatch.setattr(pieces.FileLock, 'acquire', acquire)
     write_answers(fasta(tmp_path/'q.fasta'), measuring(), tmp_path/'hits.tsv', quiet=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ['hits.tsv', 'q.fasta']
+
+
+def test_what_a_killed_run_was_writing_is_no_piece(tmp_path):
+    with open_pieces(tmp_path/'hits.tsv', {}, True) as folder:
+        write_piece(folder, 0, pl.DataFrame(dict(query=['a'])))
+        (folder/'.tmp-0123-00000001.parquet').write_bytes(b'half')
+        assert [p.name for p in piece_files(folder)] == ['00000000.parquet']

@@ -2,7 +2,8 @@
 
     python tools/grown.py barcodes.csv.gz 1000000 reference.csv.gz
 
-Every real barcode founds species of its genus, and a species has individuals; sites change as often as they differ between the real barcodes, so that most changes are silent ones."""
+Every real barcode founds species of its genus, and a species has individuals; sites change as often as they
+differ between the real barcodes, so that most changes are silent ones."""
 import sys
 import numpy as np, polars as pl
 from barcodemae.core import atomic_path

@@ -9,6 +9,7 @@ __all__ = ['MAP_MOST', 'OPTIONAL', 'fit', 'identify', 'embed', 'cluster', 'plot'
 import shutil, tempfile
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -28,6 +29,7 @@ from .cluster import check_grouping, group_barcodes
 from .computing import Computing, load_model, model_of
 from .formats import FORMS, ending_of, warn_of_ending
 from .indexing import index
+from .many import Many, answering
 from ..embedding.columns import MOST
 from .model import DEFAULT_MODEL, AlignedEncoder, Model, save_model
 from .output import Job, Reading, need_any, own_table, read_queries, warn_of
@@ -116,6 +118,7 @@ def identify(
     ask:Ask, # options: strand, expect_new, cutoff, hits
     reading:Reading, # options: format, strict, keep_columns
     computing:Computing, # options: model, device, threads, quiet
+    many:Many, # options: workers, scheduler
 ) -> pl.DataFrame: # None where `out` was written
     """Name each barcode from phylum to species, with confidence, and tell which are new.
 
@@ -127,23 +130,24 @@ def identify(
     off_target, few_common_sites. Sequences of up to 25,000 bases. A run that was killed resumes when a
     file is written. Raises `InputError`."""
     _check_identify(out, ask, reading, (query, _place(reference), _place(computing.model)))
-    with _opened(reference, computing) as known:
+    with _opened(reference, computing) as known, answering(many, computing.threads) as who:
         job = _naming(Identifier(known, ask), _place(reference))
-        return write_answers(query, job, out, reading, computing.quiet)
+        return write_answers(query, job, out, reading, computing.quiet, ask=who)
 
 # %% ../../nbs/identification/commands.ipynb #664e021e
+def _embedded(model, strand, schema, names, barcodes):
+    placed = align(barcodes, model.consensus, strand)
+    x = model.vectors(placed.bases)                                             # (B, D)
+    vector = dict(embedding=x) if 'embedding' in schema else {str(i): column for i, column in enumerate(x.T)}
+    return pl.DataFrame(dict(query=names, strand=np.where(placed.minus, '-', '+')) | vector, schema=schema)
+
 def _embedding(model, wide, strand): # the `Job`; wide: a column for each number
     vector = {str(i): pl.Float32 for i in range(model.width)}
     if not wide:
         vector = dict(embedding=pl.Array(pl.Float32, model.width))
     schema = dict(query=pl.String, strand=pl.String) | vector
-    def embedded(names, barcodes):
-        placed = align(barcodes, model.consensus, strand)
-        x = model.vectors(placed.bases)                                         # (B, D)
-        first = dict(query=names, strand=np.where(placed.minus, '-', '+'))
-        return pl.DataFrame(first | (dict(zip(vector, x.T)) if wide else dict(embedding=x)), schema=schema)
     key = dict(barcodemae=barcodemae.__version__, model=model.encoder_fingerprint, wide=wide, strand=strand)
-    return Job('embedding', embedded, schema, key)
+    return Job('embedding', partial(_embedded, model, strand, schema), schema, key)
 
 # %% ../../nbs/identification/commands.ipynb #d321a4aa
 @flat
@@ -154,6 +158,7 @@ def embed(
     *,
     reading:Reading, # options: format, strict, keep_columns
     computing:Computing, # options: model, device, threads, quiet
+    many:Many, # options: workers, scheduler
 ) -> pl.DataFrame: # None where `out` was written
     """Turn each barcode into a vector.
 
@@ -162,8 +167,9 @@ def embed(
     enough, if it was trained on aligned barcodes. Raises `InputError`."""
     format = check_format(out, reading.format, sources=(query, _place(computing.model)))
     wide = FORMS[format].flat and out is not None
-    job = _embedding(model_of(computing, AlignedEncoder), wide, strand)
-    return write_answers(query, job, out, reading, computing.quiet)
+    with answering(many, computing.threads) as who:
+        job = _embedding(model_of(computing, AlignedEncoder), wide, strand)
+        return write_answers(query, job, out, reading, computing.quiet, ask=who)
 
 # %% ../../nbs/identification/commands.ipynb #6e18d535
 @dataclass
@@ -289,7 +295,8 @@ def plot(
     write_map(target_of(out), _map_of(vectors), dict(query=found.names) | taxa, options)
 
 # %% ../../nbs/identification/commands.ipynb #5208d18c
-OPTIONAL = ('plotly', 'openTSNE', 'umap', 'faiss', 'onnxruntime', 'papermill', 'xlsxwriter')
+OPTIONAL = ('plotly', 'openTSNE', 'umap', 'faiss', 'onnxruntime', 'papermill', 'xlsxwriter',
+            'distributed')
 
 def doctor() -> dict: # what: value
     "Tell what machine, precision, model, data sets and programs there are."

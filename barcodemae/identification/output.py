@@ -9,6 +9,8 @@ __all__ = ['SkippedRecords', 'Reading', 'read_queries', 'warn_of', 'need_any', '
 import os, warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import Literal
 import polars as pl
@@ -119,11 +121,12 @@ def file_size(
         return None # not there, or no name of a file: told where it is opened
     return Path(query).stat().st_size
 
+def _with_sequence(answer, names, barcodes):
+    return answer(names, barcodes).with_columns(pl.Series('sequence', barcodes, pl.String))
+
 def _with_barcodes(job): # the job, with a column `sequence`
-    def with_sequence(names, barcodes):
-        return job.answer(names, barcodes).with_columns(pl.Series('sequence', barcodes, pl.String))
     schema, key = job.schema | dict(sequence=pl.String), job.key | dict(barcodes=True)
-    return replace(job, answer=with_sequence, schema=schema, key=key)
+    return replace(job, answer=partial(_with_sequence, job.answer), schema=schema, key=key)
 
 # %% ../../nbs/identification/output.ipynb #bcc2f372
 def own_table(
@@ -153,6 +156,7 @@ def write_answers(
     reading=None, # a `Reading`; its defaults when absent
     quiet=False, # no progress bar
     batch=4096, # queries at a time
+    ask=starmap, # (answer, batches) -> frames in this order: who answers, see `answering`
 ) -> pl.DataFrame: # None where a file or standard output was written
     """Answer queries in batches. A file is put in place whole; after a kill the same call resumes. Raises
     `NothingRead` where no record of a file can be read."""
@@ -163,8 +167,7 @@ def write_answers(
     with progress(total=file_size(query), desc=job.what, unit='B', quiet=quiet) as bar:
         def frames(skip=0):
             done = lambda n: bar.update(n - bar.n)
-            for names, barcodes in read_queries(query, faults, batch, skip, done=done):
-                yield job.answer(names, barcodes)
+            yield from ask(job.answer, read_queries(query, faults, batch, skip, done=done))
             need_any(faults, query)
         answers = _Answers(query, job, frames, batch)
         table = answers._table(reading.keep_columns) if out is None else answers._write(out, format, reading)

@@ -25,8 +25,8 @@ def pieces_folder(
 def piece_files(
     folder, # as of `open_pieces`
 ) -> list: # paths, in order
-    "The pieces that are finished."
-    return sorted(folder.glob('*.parquet'))
+    "The pieces that are finished, without what a killed run was writing."
+    return sorted(folder.glob('[0-9]*.parquet'))
 
 def write_piece(
     folder, # as of `open_pieces`
