@@ -38,6 +38,8 @@ def _need(folder, names, fix): # the files of a folder
     if lacking := [n for n in names if not (folder/n).exists()]:
         raise InputError(f"no {', '.join(lacking)} here", file=folder, fix=fix)
 
+def _table(file): return load_file(file)['table'].astype(np.float32) # (2640, D)
+
 def table_file(folder): # of a model: the linear encoder itself, or a table beside another encoder
     "The safetensors file that holds `table`, (2640, D)."
     linear = read_json(folder/'config.json').get('model_type') == LINEAR
@@ -47,8 +49,9 @@ def table_file(folder): # of a model: the linear encoder itself, or a table besi
 class AlignedEncoder:
     """Embeds barcodes by an encoder that was trained on aligned ones.
 
-    `consensus`: of the gene, str of at most 660 bases. Raises `InputError` where a file is missing, and for
-    an encoder of barcodes as they come."""
+    `consensus`: of the gene, str of at most 660 bases. `columns`: (2640, D) float32 where the encoder is a
+    `linear` one, which needs no network to be opened. Raises `InputError` where a file is missing, and for an
+    encoder of barcodes as they come."""
     def __init__(self,
         folder=None, # of an encoder; the library's when absent
         compute=None, # `Compute` of the encoder, see `probe_compute`; found by probing when absent
@@ -58,6 +61,9 @@ class AlignedEncoder:
         self.consensus = read_json(self.folder/'config.json').get('reference')
         if not self.consensus:
             raise InputError(_NOT_ALIGNED, file=self.folder, fix=_ALIGN)
+        file = table_file(self.folder)
+        self.linear = file.name == 'model.safetensors'                    # is the encoder itself this table?
+        self.columns = _table(file) if self.linear else None
 
 # %% ../../nbs/identification/model.ipynb #963b83f8
 class Model(AlignedEncoder):
@@ -76,8 +82,7 @@ class Model(AlignedEncoder):
         self.settings = read_json(self.folder/'identify.json')
         file = table_file(self.folder)
         _need(self.folder, [file.name], _MODEL_FIX)
-        self.linear = file.name == 'model.safetensors'                    # is the encoder itself this table?
-        self.columns = load_file(file)['table'].astype(np.float32)
+        self.columns = self.columns if self.linear else _table(file)
         digest = hashlib.sha256(file.read_bytes())
         digest.update(f"{self.consensus} {self.settings['phase']}".encode())    # columns and bits need them
         self.fingerprint = digest.hexdigest()[:16]
@@ -108,7 +113,7 @@ def encoder(self:AlignedEncoder):
 @patch(as_prop=True)
 def width(self:AlignedEncoder):
     "Numbers of an embedding."
-    return self.encoder.config.hidden_size
+    return self.columns.shape[1] if self.linear else self.encoder.config.hidden_size
 
 @patch(as_prop=True)
 def encoder_fingerprint(self:AlignedEncoder):
@@ -120,8 +125,10 @@ def encoder_fingerprint(self:AlignedEncoder):
 @patch
 def vectors(self:AlignedEncoder,
     bases:np.ndarray, # (N, 660) uint8, aligned to the gene, see `Model.align`
-) -> np.ndarray: # (N, D) float32 of length 1; 0 where no k-mer is known
-    "The encoder's `pooler_output`, brought to length 1."
+) -> np.ndarray: # (N, D) float32 of length 1; 0 where nothing is known
+    "The encoder's `pooler_output`, brought to length 1; that of the linear encoder without opening it."
+    if self.linear:
+        return column_vectors(self.columns, bases)
     import torch
     from barcodemae.embedding.embed import embed, kmer_tokens
     from barcodemae.model.tokenizer import FIRST_KMER, kmer_ids
@@ -135,18 +142,6 @@ def vectors(self:AlignedEncoder,
     return out
 
 # %% ../../nbs/identification/model.ipynb #719d873d
-@patch
-def vectors(self:Model,
-    bases:np.ndarray, # (N, 660) uint8, aligned to the gene, see `Model.align`
-) -> np.ndarray: # (N, D) float32 of length 1; 0 where nothing is known
-    "The encoder's `pooler_output`; that of the linear encoder without opening it."
-    return column_vectors(self.columns, bases) if self.linear else AlignedEncoder.vectors(self, bases)
-
-@patch(as_prop=True)
-def width(self:Model):
-    "Numbers of an embedding."
-    return self.columns.shape[1] if self.linear else self.encoder.config.hidden_size
-
 @patch
 def bits(self:Model,
     bases:np.ndarray, # (N, 660) uint8, aligned to the gene
