@@ -21,6 +21,7 @@ from barcodemae.evaluation.interactive import MapOptions
 from barcodemae.evaluation.linear_probe import LinearProbe
 from barcodemae.evaluation.masking import MaskingPlan, mask_bases
 from barcodemae.identification.classifier import Ask
+from barcodemae.identification.many import Many
 from barcodemae.metrics import calibration_error, score
 from barcodemae.model.mae import BarcodeEncoder, BarcodeMAEConfig
 from barcodemae.model.tokenizer import KmerTokenizer, kmer_ids
@@ -31,7 +32,7 @@ from barcodemae.training.optim import OPTIMIZERS, make_optimizers
 
 ROOT = Path(__file__).resolve().parent.parent
 NAN, INF = float('nan'), float('inf')
-SETTINGS = (TrainConfig, FinetuneConfig, CnnConfig, CleanConfig, MaskingPlan, MapOptions, Ask)
+SETTINGS = (TrainConfig, FinetuneConfig, CnnConfig, CleanConfig, MaskingPlan, MapOptions, Ask, Many)
 
 
 @given(st.floats() | st.integers() | st.booleans() | st.text() | st.none(), st.floats(-9, 9), st.floats(0, 9))

@@ -213,8 +213,12 @@ def test_a_killed_sweep_takes_its_notebooks_along_and_the_next_goes_on(tmp_path)
 # sweep which is killed takes its jobs out of the queue.
 SLURM = dict(
     sbatch="""a = sys.argv[1:]
-number = len(list(place.glob('*.call'))) + 1
-(place/f'{number}.call').write_text(' '.join(a))
+number = 1
+while True: # several are handed over at once
+    try: file = open(place/f'{number}.call', 'x')
+    except FileExistsError: number += 1
+    else: break
+with file: file.write(' '.join(a))
 wrap = next(x for x in a if x.startswith('--wrap='))[len('--wrap='):]
 script = f'echo $$ > {place}/{number}.pid; ( {wrap} ); echo $? > {place}/{number}.rc'
 with open(a[a.index('--output') + 1].replace('%j', str(number)), 'w') as log:
