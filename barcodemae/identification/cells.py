@@ -16,7 +16,7 @@ from ..embedding.neighbours import nearest
 # %% ../../nbs/identification/cells.ipynb #2da9a128
 EXACT = 250_000 # references up to which every one is compared
 RECALL, NEAR = .99, 64 # share of the nearest `NEAR` that must be found
-PROBES = (8, 16, 32, 64, 128, 256) # numbers of cells that are tried
+PROBES = (8, 16, 32, 64, 128, 256, 512) # numbers of cells that are tried
 
 class Cells:
     "A reference's vectors in cells; called like `nearest`, without leaving out. Raises `InputError`."
