@@ -59,10 +59,10 @@ benchmark: setup
 	    -p run_dir "$(CURDIR)/$(BENCHMARK)"
 	@echo "benchmark: running nbs/experiments/waiting.ipynb"
 	@$(PAPERMILL) nbs/experiments/waiting.ipynb $(BENCHMARK)/waiting.ipynb --stdout-file - --stderr-file - \
-	    -p measure True -p most 32000
+	    -p measure True -p most 32000 -p kept "$(CURDIR)/$(BENCHMARK)/waiting.json"
 	@echo "benchmark: the executed notebooks are in $(BENCHMARK); their results:"
 	@$(PY) tools/benchmark.py table $(BENCHMARK)/results.json
-	@$(PY) tools/benchmark.py waiting nbs/experiments/waiting_results.json
+	@$(PY) tools/benchmark.py waiting $(BENCHMARK)/waiting.json
 
 # finished runs are skipped, interrupted ones continue; tables are made of what is there
 paper: setup

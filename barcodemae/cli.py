@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GROUPS', 'COMMANDS', 'SHORT', 'PLACEHOLDERS', 'EXAMPLES', 'STATUS', 'BASH', 'has_main', 'about', 'choices_of',
-           'is_place', 'add_options', 'overview', 'parser', 'limit_threads', 'run', 'main', 'completion']
+           'is_place', 'add_options', 'overview', 'parser', 'run', 'main', 'completion']
 
 # %% ../nbs/identification/cli.ipynb #4fca4668
 import argparse, ast, os, re, sys, textwrap, warnings
@@ -176,24 +176,12 @@ def parser(
             _add_command(commands, name)
     return top
 
-# %% ../nbs/identification/cli.ipynb #5ac3f0af
-def limit_threads(
-    n:int, # at least 1
-):
-    "CPU cores for libraries that are not loaded yet."
-    if n < 1:
-        raise SystemExit('barcodemae: --threads must be at least 1')
-    n = str(min(n, os.cpu_count() or 1))
-    os.environ.update(OMP_NUM_THREADS=n, MKL_NUM_THREADS=n)
-
 # %% ../nbs/identification/cli.ipynb #fa83dedd
 def run(
     command, # a key of `COMMANDS`
     options:dict, # its parameters
 ):
     "Call the function of a command; print what it tells."
-    if options.get('threads') is not None:
-        limit_threads(options['threads'])
     module, _, function = COMMANDS[command].partition(':')
     function = getattr(import_module(f'barcodemae.{module}'), function)
     if 'format' in options and options['out'] is None:
@@ -213,9 +201,12 @@ def _say(message, *_, **__):
 def _understood(arguments): # options by name; else the usage of that command, and exit status 2
     top = parser(arguments[0] if arguments and arguments[0] in COMMANDS else None)
     options, rest = top.parse_known_args(arguments)
-    if rest:
+    wrong = f"unrecognized arguments: {' '.join(rest)}" if rest else ''
+    if (threads := getattr(options, 'threads', None)) is not None and threads < 1:
+        wrong = '--threads must be at least 1'
+    if wrong:
         commands = next(a for a in top._actions if a.dest == 'command').choices
-        commands[options.command].error(f"unrecognized arguments: {' '.join(rest)}")
+        commands[options.command].error(wrong)
     return vars(options)
 
 def _call(arguments):

@@ -291,3 +291,16 @@ def test_real_barcodes_survive(world, tmp_path, name, least):
             assert right.mean() >= enough, (kind, right.mean())
             sure = answer[f'{rank}_confidence'].fill_null(0).to_numpy() >= .9
             assert rank == 'species' or right[sure].mean() >= .88
+
+
+@pytest.mark.parametrize('damage', ['none', 'substitutions and indels', 'reverse complement', 'fragment'])
+def test_answers_are_the_same_on_one_core_and_on_several(world, damage, monkeypatch):
+    barcodes = list(world['barcodes'])
+    if damage == 'substitutions and indels': barcodes = disturb(barcodes, damage)
+    if damage == 'reverse complement': barcodes = [reverse_complement(b) for b in barcodes]
+    if damage == 'fragment': barcodes = [b[100:100 + 130] for b in barcodes]
+    ids, answers = [str(i) for i in range(len(barcodes))], []
+    for n in '13':
+        monkeypatch.setenv('OMP_NUM_THREADS', n)
+        answers.append(world['identifier'](ids, barcodes, block=7))
+    assert answers[0].equals(answers[1])

@@ -39,7 +39,7 @@ def _kmers_and_starts(codes): # (L,) -> k-mers in order, and where each begins
 class KmerIndex:
     "The sampled k-mers of R sequences."
     kmers: np.ndarray  # (n,) uint32, sorted, each once
-    starts: np.ndarray # (n + 1,) int32: the rows of a k-mer are from its start to the next one
+    starts: np.ndarray # (n + 1,) integers: the rows of a k-mer are from its start to the next one
     rows: np.ndarray   # row numbers, int32
 
     def postings(self,
@@ -71,7 +71,8 @@ def index_of(
 ) -> KmerIndex:
     "An index from pairs of k-mer and row."
     starts = np.flatnonzero(_is_first(kmers))
-    return KmerIndex(kmers[starts], np.append(starts, len(kmers)).astype(np.int32), rows)
+    smallest = np.int32 if len(kmers) < 2**31 else np.int64
+    return KmerIndex(kmers[starts], np.append(starts, len(kmers)).astype(smallest), rows)
 
 # %% ../../nbs/data/relatives.ipynb #3c9ac756
 @dataclass

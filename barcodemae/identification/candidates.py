@@ -176,7 +176,7 @@ def sort_into_cells(
     rows = np.sort(rng.permutation(len(reference))[:200])
     query = column_vectors(reference.model.columns, fragments(reference.bases[rows], rng))
     make_cells(reference.folder, reference.content, reference.vectors, query, quiet)
-    reference.open()
+    reference._cells = None # those that were made are opened when they are asked for
 
 # %% ../../nbs/identification/candidates.ipynb #460435eb
 def leave_species_out(

@@ -16,7 +16,7 @@ from ..embedding.neighbours import nearest
 # %% ../../nbs/identification/cells.ipynb #2da9a128
 EXACT = 250_000 # references up to which every one is compared
 RECALL, NEAR = .99, 64 # share of the nearest `NEAR` that must be found
-PROBES = (8, 16, 32, 64, 128, 256, 512) # numbers of cells that are tried
+PROBES = (8, 16, 32, 64, 128, 256, 512) # numbers of cells that are tried, before all of them
 
 class Cells:
     "A reference's vectors in cells; called like `nearest`, without leaving out. Raises `InputError`."
@@ -48,16 +48,16 @@ def make_cells(
     with progress(total=2 * R, desc='sorting into cells', unit='vectors', quiet=quiet) as bar:
         def blocks():
             for start in range(0, R, 65_536):
-                block = vectors[start:start + 65_536].astype(np.float32)
-                yield block
+                yield (block := vectors[start:start + 65_536].astype(np.float32))
                 bar.update(min(len(block), 2 * R - bar.n))
         index = build_index(blocks)
     exact = nearest(query, vectors, min(NEAR, R), normalised=True)[1]
-    for probes in PROBES:
+    for probes in (*PROBES, index.nlist):
         cosine = Cells(index, vectors, probes)(query, exact.shape[1])[1]
         recall = float((cosine >= exact[:, -1:] - 1e-4).mean())
         if recall >= RECALL:
             break
+    (folder/'cells.json').unlink(missing_ok=True)             # of another index, from here on
     save_index(index, folder/'cells.faiss')
     write_json(folder/'cells.json', dict(made_for=content, probes=probes, recall=recall))
 

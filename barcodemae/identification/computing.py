@@ -6,11 +6,8 @@
 __all__ = ['Computing', 'load_model', 'model_of']
 
 # %% ../../nbs/identification/computing.ipynb #7823feb5
-import os, sys
 from dataclasses import dataclass
-from threadpoolctl import threadpool_limits
-from ..compute import probe_compute
-from ..core import InputError
+from ..compute import limit_threads, probe_compute
 from .model import Model
 
 # %% ../../nbs/identification/computing.ipynb #3d15af58
@@ -30,19 +27,10 @@ def load_model(
 ) -> Model: # of this kind
     "The model that aligns, compares and embeds barcodes. Raises `InputError` for a folder that is none."
     if threads is not None:
-        if threads < 1:
-            raise InputError('is out of range', record=f'threads {threads}', fix='give at least 1')
-        _limit_threads(threads)
+        limit_threads(threads)
     if isinstance(model, kind):
         return model
     return kind(model, probe_compute(device) if device else None)
-
-# %% ../../nbs/identification/computing.ipynb #3d15af57
-def _limit_threads(n): # cores of the libraries that are there, and of PyTorch, which may be loaded later
-    threadpool_limits(n)
-    os.environ['OMP_NUM_THREADS'] = str(n)
-    if 'torch' in sys.modules:
-        sys.modules['torch'].set_num_threads(n)
 
 # %% ../../nbs/identification/computing.ipynb #9324bcaa
 def model_of(

@@ -121,11 +121,14 @@ def index(
     return _index(sources, out, which, labelling, computing)
 
 # %% ../../nbs/identification/indexing.ipynb #0ab8f6c8
-def _index(sources, out, which, labelling, computing):
-    made, counts, report = _make(sources, out, which, labelling, computing)
-    sort_into_cells(made, computing.quiet)
+def _prepare(made, quiet): # what an answer needs: cells of a large reference, its confidence
+    sort_into_cells(made, quiet)
     if 'ranking' in made.model.settings:
         reference_calibration(made) # asks the reference about itself
+
+def _index(sources, out, which, labelling, computing):
+    made, counts, report = _make(sources, out, which, labelling, computing)
+    _prepare(made, computing.quiet)
     if not computing.quiet:
         print(*report_lines(made, counts, report), sep='\n', file=sys.stderr)
     warn_of(report.faults)
@@ -205,8 +208,7 @@ def _ids_of_lines(pieces): # the first field of each
 def _remove(sources, out, computing):
     ids = [i for source in sources for i in _ids(source)]
     made, gone, lacking = remove_records(out, ids, model_of(computing))
-    if 'ranking' in made.model.settings:
-        reference_calibration(made)
+    _prepare(made, computing.quiet)
     named = [f'{i} ({name})' for i, name in zip(gone['processid'][:3], lowest_name(gone[:3]))]
     if not computing.quiet:
         print(f'{len(gone):,} records removed{such_as(named)}', made, sep='\n', file=sys.stderr)

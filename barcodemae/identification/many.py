@@ -16,6 +16,7 @@ from itertools import starmap
 from pathlib import Path
 import barcodemae
 from ..arguments import Range, check_fields
+from ..compute import given_cores
 from ..core import InputError
 from .classifier import Identifier
 from .model import DEFAULT_MODEL, AlignedEncoder
@@ -124,9 +125,8 @@ def _frames(client, answer, batches): # the answers, in order
 
 # %% ../../nbs/identification/many.ipynb #b6275cfa
 def _local(workers, cores): # a cluster of this machine; its ports are open to this machine alone
-    from dask.system import CPU_COUNT
     from distributed import LocalCluster
-    each = str(max(1, (cores or CPU_COUNT) // workers))
+    each = str(max(1, (cores or given_cores()) // workers))
     env = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'), each)
     quiet = dict(silence_logs=logging.CRITICAL, dashboard_address='127.0.0.1:0') # lost workers are replaced
     return LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=0, env=env, **quiet)

@@ -46,9 +46,9 @@ class Rows:
         return out.reshape(*rows.shape, *out.shape[1:])
 
 # %% ../../nbs/identification/parts.ipynb #3b3ab184
-FORMAT = 4 # of the folder
-READABLE = (2, 3, 4) # formats that can be opened; format 2 has no kingdom, key, copies, length and flags
-GROWING = (3, 4) # that can be added to; a part of format 3 has no kmer_starts
+FORMAT = 4 # of the folder; since it, a part tells where the rows of each k-mer begin
+READABLE = (2, 3, 4) # can be opened; format 2 has no kingdom, key, copies, length and flags
+GROWING = (3, 4) # can be added to
 ARRAYS = ('bases', 'vectors', 'bits') # of a part, with a row for each barcode
 LABELS = dict.fromkeys(('processid', *LINEAGE, 'dna_bin', 'key', 'mark', 'flags'), pl.String)
 LABELS |= dict(copies=pl.Int64, length=pl.Int64) # column -> type; equal records, bases of the record

@@ -133,7 +133,7 @@ def search(self:Reference,
     return nearest(vectors, self.matrix, n, without, normalised=True)
 
 @patch(as_prop=True)
-def cells(self:Reference): # `Cells`, or None
+def cells(self:Reference): # `Cells`; false where there are none
     "The cells of a large reference, where they were made."
     if self._cells is None:
         large = len(self) > EXACT
@@ -154,7 +154,8 @@ def pool(self:Reference):
 @patch
 def load(self:Reference):
     "Read what a search needs, before threads ask for it."
-    self.pool, self.cells or self.matrix
+    if self.pool and not self.cells:
+        self.matrix
     return self
 
 # %% ../../nbs/identification/reference.ipynb #81af7090

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from filelock import FileLock, Timeout
 from ..arguments import Range
+from ..compute import given_cores
 from ..core import InputError, read_json, write_json
 from ..settings import load_settings
 from .grids import SEARCHED, Job, find_jobs, found_rate, job_state, with_needs
@@ -60,10 +61,9 @@ def make_plan(jobs:list, # of `Job`, none of them done
     plan = dict(notebooks=Path(notebooks).absolute(), runs=runs, gpus=[], threads=1)
     if slurm is not None:
         return plan | dict(workers=workers or 100, threads=int(slurm.get('cpus_per_task', 1)))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     gpus = visible_gpus()
-    workers = workers or len(gpus) or cores
-    return plan | dict(workers=workers, gpus=gpus, threads=max(1, cores // workers) if gpus else 1)
+    workers = workers or len(gpus) or given_cores()
+    return plan | dict(workers=workers, gpus=gpus, threads=max(1, given_cores() // workers) if gpus else 1)
 
 # %% ../../nbs/training/sweep.ipynb #52f3aa28
 def _end_with_parent(number): # Linux: this process gets the signal when the one that started it is gone
