@@ -41,6 +41,26 @@ def test_blocks_equal_brute_force(Q, R, block, seed, as_sparse):
     assert (rows == expected).all() and np.allclose(1 - distance, sims, atol=1e-5)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 400), st.integers(1, 90), st.sampled_from([0, 1e-3, .05, 1]),
+       st.booleans(), st.integers(0, 5))
+def test_a_search_in_sixteen_bits_is_exact(Q, R, block, spread, apart, seed): # from all alike to all apart
+    rng = np.random.default_rng(seed)
+    query, reference = (rng.normal(size=16) + spread * rng.normal(size=(m, 16)) for m in (Q, R))
+    reference[R // 2:] = reference[:R - R // 2] # twins
+    n, labels = min(3, R), tuple(rng.integers(0, 9, m) for m in (R, Q)) if apart else None
+    rows, cosine = nearest(query, reference, n, labels, block=block)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('barcodemae.embedding.neighbours._pays', lambda *search: True)
+        found, near = nearest(query, reference, n, labels, block=block)
+    assert np.allclose(cosine, near, atol=1e-6)
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (query, reference)]
+    true = np.einsum('qd,qnd->qn', unit[0], unit[1][found])
+    if apart: true[labels[0][found] == labels[1][:, None]] = -2
+    assert np.allclose(near, true, atol=1e-6)
+    assert all(len(set(f)) == n for f in found)
+
+
 def test_counts_are_scikit_learns():
     rng = np.random.default_rng(0)
     share = [.3, .2, .15, .34, .01]
