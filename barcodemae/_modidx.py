@@ -899,6 +899,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'barcodemae/embedding/neighbours.py'),
                                                  'barcodemae.embedding.neighbours._length': ( 'embedding/neighbours.html#_length',
                                                                                               'barcodemae/embedding/neighbours.py'),
+                                                 'barcodemae.embedding.neighbours._nothing': ( 'embedding/neighbours.html#_nothing',
+                                                                                               'barcodemae/embedding/neighbours.py'),
                                                  'barcodemae.embedding.neighbours._of_block': ( 'embedding/neighbours.html#_of_block',
                                                                                                 'barcodemae/embedding/neighbours.py'),
                                                  'barcodemae.embedding.neighbours._of_block_on': ( 'embedding/neighbours.html#_of_block_on',

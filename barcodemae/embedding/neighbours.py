@@ -112,12 +112,15 @@ class _Screen: # of queries (Q, D) of length 1
         return query[row < len(self.some)], row[row < len(self.some)]
 
 # %% ../../nbs/embedding/neighbours.ipynb #5c0de004
+def _nothing(Q, n): # cosine and rows that any reference displaces
+    return np.full((Q, n), -3, np.float32), np.zeros((Q, n), np.int64)
+
 def _best_of(pairs, cosine, n): # of each query among the pairs -> its number, and cosine and rows (q, n)
     order = np.lexsort((pairs[1], -cosine, pairs[0]))
     query, row, cosine = pairs[0][order], pairs[1][order], cosine[order]
     queries, first, number = np.unique(query, return_index=True, return_inverse=True)
     rank = np.arange(len(query)) - first[number]                 # of a reference for its query
-    among, found = rank < n, (np.full((len(queries), n), -3, np.float32), np.zeros((len(queries), n), np.int64))
+    among, found = rank < n, _nothing(len(queries), n)
     for x, values in zip(found, (cosine, row)):
         x[number[among], rank[among]] = values[among]
     return queries, found
@@ -164,7 +167,7 @@ def nearest(
     (Q, D), R, few = query.shape, reference.shape[0], max(1, block // 16)
     Range(1, R, whole=True).check('n', n)
     Range(1, whole=True).check('block', block)
-    cosine, rows = np.full((Q, n), -3, np.float32), np.zeros((Q, n), np.int64)
+    cosine, rows = _nothing(Q, n)
     screened = _pays(Q, reference, n, device)
     first = min(max(few, n), block) if screened else block
     for here in _slices(Q, max(few, 2**25 // D)):
@@ -173,8 +176,7 @@ def nearest(
         labels = None if without is None else (without[1][here], without[0])
         _search(ours, blocks, labels, best, few, device, _Screen(ours) if screened else None)
         order = np.lexsort((best[1], -best[0]))
-        for x in best:
-            x[:] = np.take_along_axis(x, order, 1)
+        for x in best: x[:] = np.take_along_axis(x, order, 1)
     return rows, cosine
 
 # %% ../../nbs/embedding/neighbours.ipynb #a2651c0e
