@@ -7,6 +7,7 @@ is theirs alone.
 import json, sys, time
 from contextlib import suppress
 from pathlib import Path
+from statistics import median
 import numpy as np
 
 
@@ -32,14 +33,16 @@ def measure(work):
     return dict(seconds=seconds, peak_gb=max(.001, memory('VmHWM') - before), whole_peak_gb=memory('VmHWM'))
 
 
-def best_seconds(step, warm_up, timed, bar=lambda o: o):
-    "The shortest of `timed` calls `step(i)`, after `warm_up` that do not count."
-    seconds = []
+def turns(works, warm_up, timed, bar=lambda o: o):
+    """Median seconds of each of the functions `works` {name: f}, called `f(turn)` one after the other, again and
+    again; the first `warm_up` turns do not count."""
+    seconds = {name: [] for name in works}
     for i in bar(range(warm_up + timed)):
-        start = time.perf_counter()
-        step(i)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds[warm_up:])
+        for name, work in works.items():
+            start = time.perf_counter()
+            work(i)
+            seconds[name].append(time.perf_counter() - start)
+    return {name: median(taken[warm_up:]) for name, taken in seconds.items()}
 
 
 def clustered(n, width, seed, noise=.5):
@@ -61,8 +64,8 @@ def prepare(table, out):
     from barcodemae.data.store import BarcodeStore, prepare
     found = measure(lambda: prepare(table, out))
     open_it = lambda i: BarcodeStore(out)
-    found['reopen'] = best_seconds(open_it, 0, 1)
-    found['reopen_with_rows'] = best_seconds(lambda i: open_it(i).rows('train'), 0, 1)
+    with_rows = lambda i: open_it(i).rows('train')
+    found |= turns(dict(reopen=open_it, reopen_with_rows=with_rows), 0, 3)
     return found | dict(n=len(BarcodeStore(out)), rows=BarcodeStore(out).report['rows'])
 
 

@@ -101,7 +101,7 @@ PRESETS = {
     'canada': dict(dataset='canada'),
     'demo': dict(_SMALL, dataset='demo', minutes=4.5),
     'mini': dict(_SMALL, dataset='coi_mini', aligned=True, hidden_size=256, heads=4, decoder_hidden_size=128,
-                 minutes=40.),
+                 batch_size=128, learning_rate=1e-2, minutes=40.),
     'gpu': dict(dataset='coi_mini', aligned=True, random_offset=False, hidden_size=384, layers=4,
                 decoder_hidden_size=384, decoder_layers=4, batch_size=512, optimizer='muon',
                 learning_rate=3e-3, warmup=0.1, minutes=5.),
