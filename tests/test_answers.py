@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings, strategies as st
+from tqdm import tqdm
 from xopen import xopen
 
 from barcodemae import cli
@@ -264,6 +265,25 @@ def test_two_runs_do_not_mix(tmp_path):
     assert out.read_text() == (tmp_path/'else.tsv').read_text() and len(cells(out, '\t')) == 31
     write_answers(tmp_path/'other.fasta', measuring(), out, quiet=True)
     assert len(cells(out, '\t')) == 4 and not list(tmp_path.glob('.*'))
+
+
+def test_the_bar_counts_what_is_answered_and_the_time_left_what_this_run_did(tmp_path, monkeypatch):
+    n, size = 5 * 4096, 111 + 9 # bytes of a record
+    query = tmp_path/'many.fasta'
+    query.write_text(''.join(f'>q{i:06}\n{dna(i % 7, 110)}\n' for i in range(n)))
+    bars, answered = [], []
+    def progress(**options): return bars.append(tqdm(disable=False, file=io.StringIO(), **options)) or bars[-1]
+    monkeypatch.setattr(output, 'progress', lambda quiet, unit, desc, **o: progress(**o))
+    def answer(names, barcodes):
+        assert bars[-1].n <= len(answered) * 4096 * size + 2**20 # what is read ahead
+        if len(answered) == 2 and len(bars) == 1: raise KeyboardInterrupt
+        answered.append(len(names))
+        return lengths(names, barcodes)
+    with pytest.raises(KeyboardInterrupt): write_answers(query, measuring(answer), tmp_path/'out.tsv')
+    assert bars[0].initial == 0 and bars[0].n >= 2 * 4096 * size
+    write_answers(query, measuring(answer), tmp_path/'out.tsv')
+    assert sum(answered) == n and bars[1].n == query.stat().st_size
+    assert abs(bars[1].initial - 2 * 4096 * size) < 2**20
 
 
 @pytest.mark.parametrize('error, kept', [(KeyboardInterrupt(), True), (OSError(5, 'device'), True),

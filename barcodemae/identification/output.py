@@ -7,6 +7,7 @@ __all__ = ['SkippedRecords', 'Reading', 'read_queries', 'warn_of', 'need_any', '
 
 # %% ../../nbs/identification/output.ipynb #a407e956
 import os, warnings
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -166,8 +167,14 @@ def write_answers(
     warn_of_ending(out, format)
     with progress(total=file_size(query), desc=job.what, unit='B', quiet=quiet) as bar:
         def frames(skip=0):
-            done = lambda n: bar.update(n - bar.n)
-            yield from ask(job.answer, read_queries(query, faults, batch, skip, done=done))
+            read = deque([0], maxlen=1) # bytes, so far
+            batches = read_queries(query, faults, batch, skip, done=read.append)
+            for i, frame in enumerate(ask(job.answer, batches)):
+                if not i: # what an earlier run answered says nothing about the speed of this one
+                    bar.initial = bar.n = bar.last_print_n = read[0] * skip // (skip + batch)
+                yield frame
+                bar.update(max(0, read[0] - bar.n)) # what is answered, so that the time left holds
+            bar.update(max(0, read[0] - bar.n))
             need_any(faults, query)
         answers = _Answers(query, job, frames, batch)
         table = answers._table(reading.keep_columns) if out is None else answers._write(out, format, reading)
