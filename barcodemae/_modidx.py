@@ -1763,6 +1763,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                         'barcodemae/identification/output.py'),
                                                   'barcodemae.identification.output._in_memory': ( 'identification/output.html#_in_memory',
                                                                                                    'barcodemae/identification/output.py'),
+                                                  'barcodemae.identification.output._told': ( 'identification/output.html#_told',
+                                                                                              'barcodemae/identification/output.py'),
                                                   'barcodemae.identification.output._with_barcodes': ( 'identification/output.html#_with_barcodes',
                                                                                                        'barcodemae/identification/output.py'),
                                                   'barcodemae.identification.output._with_sequence': ( 'identification/output.html#_with_sequence',

@@ -149,6 +149,15 @@ def own_table(
         raise InputError(f'its columns do not fit the answers ({e})', file=query,
                          fix='leave --keep-columns out and join by id') from None
 
+# %% ../../nbs/identification/output.ipynb #5d059c7b
+def _told(frames, read, skipped, bar): # the same; the bar counts the bytes that are answered, not those read
+    for i, frame in enumerate(frames):
+        if not i: # what an earlier run answered says nothing about the speed of this one
+            bar.initial = bar.n = bar.last_print_n = int(read[0] * skipped)
+        yield frame
+        bar.update(max(0, read[0] - bar.n))
+    bar.update(max(0, read[0] - bar.n))
+
 # %% ../../nbs/identification/output.ipynb #5d059c7c
 def write_answers(
     query, # file, - for standard input, list of str, or {id: sequence}
@@ -169,12 +178,7 @@ def write_answers(
         def frames(skip=0):
             read = deque([0], maxlen=1) # bytes, so far
             batches = read_queries(query, faults, batch, skip, done=read.append)
-            for i, frame in enumerate(ask(job.answer, batches)):
-                if not i: # what an earlier run answered says nothing about the speed of this one
-                    bar.initial = bar.n = bar.last_print_n = read[0] * skip // (skip + batch)
-                yield frame
-                bar.update(max(0, read[0] - bar.n)) # what is answered, so that the time left holds
-            bar.update(max(0, read[0] - bar.n))
+            yield from _told(ask(job.answer, batches), read, skip / (skip + batch), bar)
             need_any(faults, query)
         answers = _Answers(query, job, frames, batch)
         table = answers._table(reading.keep_columns) if out is None else answers._write(out, format, reading)
