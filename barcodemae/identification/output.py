@@ -150,7 +150,7 @@ def own_table(
                          fix='leave --keep-columns out and join by id') from None
 
 # %% ../../nbs/identification/output.ipynb #5d059c7b
-def _on_the_bar(frames, read, skipped, bar): # the same; the bar counts the bytes that are answered, not those read
+def _on_the_bar(frames, read, skipped, bar): # the same; the bar counts bytes that are answered
     for i, frame in enumerate(frames):
         if not i: # what an earlier run answered says nothing about the speed of this one
             bar.initial = bar.n = bar.last_print_n = int(read[0] * skipped)
@@ -179,8 +179,8 @@ def write_answers(
             batches = read_queries(query, faults, batch, skip, done=(read := deque([0], 1)).append)
             yield from _on_the_bar(ask(job.answer, batches), read, skip / (skip + batch), bar)
             need_any(faults, query)
-        answers = _Answers(query, job, frames, batch)
-        table = answers._table(reading.keep_columns) if out is None else answers._write(out, format, reading)
+        to = _Answers(query, job, frames, batch)
+        table = to._table(reading.keep_columns) if out is None else to._write(out, format, reading)
     warn_of(faults)
     return table
 
