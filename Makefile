@@ -1,7 +1,7 @@
 # make demo         set up, pretrain on the simulated demo barcodes, identify them, and show what came out (minutes)
 # make test         set up, then every notebook, the tests and the checks
 # make lab          set up, then JupyterLab
-# make benchmark    time and memory of each step beside a plain baseline (15 minutes on two cores, 10 GB of disk)
+# make benchmark    time and memory of each step and command beside others (25 minutes on two cores, 10 GB of disk)
 # make paper        every table and figure of the paper, on the data set of settings.ini or DATASET=...; resumes
 #                   (SWEEP="--workers 4" or SWEEP="--slurm slurm_partition=gpu gpu=1": where its runs work)
 # make leaderboard  every system on the same questions, on the data set of settings.ini or DATASET=...
