@@ -665,6 +665,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'barcodemae/data/relatives.py'),
                                            'barcodemae.data.relatives._kmers_and_starts': ( 'data/relatives.html#_kmers_and_starts',
                                                                                             'barcodemae/data/relatives.py'),
+                                           'barcodemae.data.relatives._kmers_of_rows': ( 'data/relatives.html#_kmers_of_rows',
+                                                                                         'barcodemae/data/relatives.py'),
                                            'barcodemae.data.relatives._ranges': ( 'data/relatives.html#_ranges',
                                                                                   'barcodemae/data/relatives.py'),
                                            'barcodemae.data.relatives._rarest': ( 'data/relatives.html#_rarest',

@@ -9,6 +9,7 @@ __all__ = ['K', 'SAMPLING', 'MOST_HITS', 'sampled_kmers', 'KmerIndex', 'kmer_ind
 from collections.abc import Callable
 from dataclasses import dataclass
 import numpy as np
+from ..compute import cores, in_threads
 
 # %% ../../nbs/data/relatives.ipynb #65ce9d94
 K = 10 # bases of a k-mer
@@ -52,16 +53,24 @@ class KmerIndex:
         begin = self.starts[at]
         return begin, np.where(there, self.starts[at + there] - begin, 0)
 
+# %% ../../nbs/data/relatives.ipynb #61f04aa2
+def _kmers_of_rows(block): # number of the first row, arrays of codes -> k-mer and row in a number, sorted
+    first, rows = block
+    lengths = np.array([len(r) + 1 for r in rows], int)            # one unknown base between two sequences
+    gap = np.array([4], np.uint8)
+    number, start = _kmers_and_starts(np.concatenate([gap[:0], *(c for r in rows for c in (r, gap))]))
+    row = first + np.searchsorted(np.cumsum(lengths), start, side='right')
+    return np.sort(number.astype(np.uint64) << np.uint64(32) | row.astype(np.uint64))
+
 # %% ../../nbs/data/relatives.ipynb #61f04aa3
 def kmer_index(
     rows:list, # R arrays of codes
 ) -> KmerIndex:
     "The sampled k-mers of many sequences."
-    lengths = np.array([len(r) + 1 for r in rows], int)            # one unknown base between two sequences
-    gap = np.array([4], np.uint8)
-    number, start = _kmers_and_starts(np.concatenate([gap[:0], *(c for r in rows for c in (r, gap))]))
-    row = np.searchsorted(np.cumsum(lengths), start, side='right')
-    both = np.sort(number.astype(np.uint64) << np.uint64(32) | row.astype(np.uint64))
+    size = max(1, -(-len(rows) // cores()))
+    blocks = [(i, rows[i:i + size]) for i in range(0, len(rows), size)]
+    both = np.concatenate([np.zeros(0, np.uint64), *in_threads(_kmers_of_rows, blocks)])
+    both.sort(kind='stable')                                       # merges the blocks
     both = both[_is_first(both)]
     return index_of((both >> np.uint64(32)).astype(np.uint32), (both & np.uint64(2**32 - 1)).astype(np.int32))
 

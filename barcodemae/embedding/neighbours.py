@@ -64,10 +64,13 @@ def _of_block_on(query, reference, own, n, device): # the same on a GPU
 
 # %% ../../nbs/embedding/neighbours.ipynb #744d428d
 def _keep_better(best, at, found): # `best` holds cosine and rows (Q, n); its rows `at` get what is better
-    cosine, rows = (np.concatenate([b[at], x], 1) for b, x in zip(best, found))
-    order = _largest(cosine, best[0].shape[1])
-    for b, x in zip(best, (cosine, rows)):
-        b[at] = np.take_along_axis(x, order, 1)
+    n = best[0].shape[1]
+    if found[0].shape[1] < n or (best[0][at] > -3).any():
+        found = [np.concatenate([b[at], x], 1) for b, x in zip(best, found)]
+        order = _largest(found[0], n)
+        found = [np.take_along_axis(x, order, 1) for x in found]
+    for b, x in zip(best, found):
+        b[at] = x
 
 # %% ../../nbs/embedding/neighbours.ipynb #5c0de002
 LONG = 1e12 # operations from which 16 bits save more time than PyTorch takes to load
