@@ -179,7 +179,7 @@ def nearest(
         labels = None if without is None else (without[1][here], without[0])
         _search(ours, blocks, labels, best, few, device, _Screen(ours) if screened else None)
         order = np.lexsort((best[1], -best[0]))
-        for x in best: x[:] = np.take_along_axis(x, order, 1)
+        cosine[here], rows[here] = (np.take_along_axis(x, order, 1) for x in best)
     return rows, cosine
 
 # %% ../../nbs/embedding/neighbours.ipynb #a2651c0e
