@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 WORKERS = 2
-GROUPS = 4 # of test files, each a pytest of its own
+GROUPS = 3 # of test files, each a pytest of its own
 LIMIT = 1100 # seconds for one notebook or for pytest; all of it is to stay under 20 minutes
 SLOW_IMPORTS = ['nbdev.test', 'torch', 'transformers.models.bert.modeling_bert', 'accelerate', 'polars',
                 'sklearn.metrics', 'seaborn', 'umap', 'openTSNE']
