@@ -304,3 +304,14 @@ def test_answers_are_the_same_on_one_core_and_on_several(world, damage, monkeypa
         monkeypatch.setenv('OMP_NUM_THREADS', n)
         answers.append(world['identifier'](ids, barcodes, block=7))
     assert answers[0].equals(answers[1])
+
+
+@given(st.lists(st.integers(0, 40), max_size=9), st.integers(0, 5))
+def test_the_kmers_of_a_part_are_the_same_on_one_core_and_on_several(lengths, seed):
+    rows = [np.random.default_rng([seed, i]).integers(0, 5, n).astype(np.uint8) for i, n in enumerate(lengths)]
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        for n in '13':
+            patch.setenv('OMP_NUM_THREADS', n)
+            found.append(kmer_index(rows))
+    for name in ('kmers', 'starts', 'rows'): assert np.array_equal(*(getattr(f, name) for f in found))

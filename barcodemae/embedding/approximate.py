@@ -9,7 +9,7 @@ __all__ = ['build_index', 'approximate_nearest', 'recall', 'save_index', 'read_i
 import numpy as np
 from ..arguments import Range
 from ..core import InputError, atomic_path
-from .neighbours import nearest
+from .neighbours import nearest, unit_vectors
 
 # %% ../../nbs/embedding/approximate.ipynb #93382536
 def _faiss():
@@ -22,7 +22,7 @@ def _faiss():
 
 def _unit(x):
     x = np.ascontiguousarray(x, np.float32)                     # half precision is slow to add up
-    return x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12)
+    return unit_vectors(x)
 
 def _blocks(vectors, block):
     return vectors() if callable(vectors) else (vectors[i:i + block] for i in range(0, len(vectors), block))

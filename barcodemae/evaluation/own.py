@@ -17,6 +17,7 @@ from ..data.store import BarcodeStore
 from ..embedding.columns import column_onehot
 from .ladder import READINGS, SHOWN, pace, whitened_reading
 from .questions import DAMAGE, STRAND
+from ..embedding.neighbours import unit_vectors
 from ..metrics import species_interval
 
 # %% ../../nbs/evaluation/own.ipynb #68040355
@@ -133,8 +134,6 @@ def right(self:OwnQuestions,
 # %% ../../nbs/evaluation/own.ipynb #0083d5d7
 RELATIVES = 'relatives' # beside the kinds of damage
 
-def _unit(x): return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-
 def own_rows(
     embedder, # with `encode`, `name`, `width`, `parameters`; `strands = True` where it knows the strand
     questions:OwnQuestions, # what is asked
@@ -146,9 +145,9 @@ def own_rows(
     clean, reference = embedder.encode(questions.query), embedder.encode(questions.reference)
     speed, rows = pace(embedder.encode, questions.reference[:1000]), []
     for reading in READINGS:
-        read, of = how[reading], _unit(how[reading](reference))
-        hits = {RELATIVES: questions.right(_unit(read(clean)) @ of.T, True)}
-        hits |= {kind: questions.right(_unit(read(x)) @ of.T) for kind, x in vectors.items()}
+        read, of = how[reading], unit_vectors(how[reading](reference))
+        hits = {RELATIVES: questions.right(unit_vectors(read(clean)) @ of.T, True)}
+        hits |= {kind: questions.right(unit_vectors(read(x)) @ of.T) for kind, x in vectors.items()}
         found = {k: species_interval(h, np.full(len(h), '')) for k, h in hits.items() if len(h)}
         rows.append(dict(name=embedder.name, reading=reading, seen=questions.seen, percent=found,
                          n={k: len(h) for k, h in hits.items()}, width=int(embedder.width),
