@@ -270,7 +270,8 @@ def test_two_runs_do_not_mix(tmp_path):
 def test_the_bar_counts_what_is_answered_and_the_time_left_what_this_run_did(tmp_path, monkeypatch):
     n, size = 5 * 4096, 111 + 9 # bytes of a record
     query = tmp_path/'many.fasta'
-    query.write_text(''.join(f'>q{i:06}\n{dna(i % 7, 110)}\n' for i in range(n)))
+    bases = dna(0, n + 110)
+    query.write_text(''.join(f'>q{i:06}\n{bases[i:i + 110]}\n' for i in range(n)))
     bars, answered = [], []
     def progress(**options): return bars.append(tqdm(disable=False, file=io.StringIO(), **options)) or bars[-1]
     monkeypatch.setattr(output, 'progress', lambda quiet, unit, desc, **o: progress(**o))
@@ -284,6 +285,23 @@ def test_the_bar_counts_what_is_answered_and_the_time_left_what_this_run_did(tmp
     write_answers(query, measuring(answer), tmp_path/'out.tsv')
     assert sum(answered) == n and bars[1].n == query.stat().st_size
     assert abs(bars[1].initial - 2 * 4096 * size) < 2**20
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(0, 6), max_size=25), st.integers(1, 30))
+def test_equal_sequences_of_a_batch_are_asked_once_and_all_answered(seeds, batch):
+    asked = []
+    def hits(names, barcodes): # as many rows a query as its seed, none for the first
+        asked.append(barcodes)
+        n = [KNOWN.index(b) for b in barcodes]
+        hit = [f'{i}.{j}' for i in n for j in range(i)]
+        return pl.DataFrame(dict(query=np.repeat(np.array(names, object), n).tolist(), hit=hit), schema=SCHEMA)
+    KNOWN, SCHEMA = [dna(i) for i in range(7)], dict(query=pl.String, hit=pl.String)
+    names = [f'q{i}' for i in range(len(seeds))] # a dict: ids in order
+    found = write_answers({q: KNOWN[i] for q, i in zip(names, seeds)}, Job('asking', hits, SCHEMA, {}),
+                          quiet=True, batch=batch)
+    assert found.rows() == [(q, f'{i}.{j}') for q, i in zip(names, seeds) for j in range(i)]
+    assert sum(map(len, asked)) == sum(len(set(seeds[i:i + batch])) for i in range(0, len(seeds), batch))
 
 
 @pytest.mark.parametrize('error, kept', [(KeyboardInterrupt(), True), (OSError(5, 'device'), True),

@@ -332,7 +332,7 @@ def test_a_correction_that_is_killed_leaves_no_taxa_of_other_labels(world, tmp_p
 def test_a_part_of_the_format_before_is_read_and_added_to(world, tmp_path):
     made, _ = make_reference(world['source'], tmp_path/'r', world['model'], block=40)
     codes = [b[b < 4] for b in made.bases[:5]]
-    found = [made.pool.shared_kmers(c) for c in codes]
+    found = list(made.pool.shared_kmers(codes))
     for part in made.parts: # as format 3 had it: a k-mer for each row
         kmers, starts = np.load(part/'kmers.npy'), np.load(part/'kmer_starts.npy')
         np.save(part/'kmers.npy', np.repeat(kmers, np.diff(starts)))
@@ -341,7 +341,7 @@ def test_a_part_of_the_format_before_is_read_and_added_to(world, tmp_path):
     write_json(tmp_path/'r'/'reference.json', {k: v for k, v in meta.items() if k != 'taxa'} | dict(format=3))
     old = Reference(tmp_path/'r', world['model'])
     assert everything(old) == everything(made)
-    for one, other in zip(found, (old.pool.shared_kmers(c) for c in codes)):
+    for one, other in zip(found, old.pool.shared_kmers(codes), strict=True):
         assert all((a == b).all() for a, b in zip(one, other))
     ids = world['frame']['processid'][:3].to_list()
     assert len(remove_records(tmp_path/'r', ids, world['model'])[0]) == 57
@@ -372,5 +372,5 @@ def test_a_barcode_shares_most_kmers_with_itself_however_few_are_looked_up(world
     pool = relatives.Pool(rows, [(relatives.kmer_index(rows[:25]), 0), (relatives.kmer_index(rows[25:]), 25)], None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(relatives, 'MOST_HITS', most)
-        found, shared = pool.shared_kmers(rows[i])
+        [(found, shared)] = pool.shared_kmers([rows[i]])
     assert shared[found == i].tolist() == [shared.max()]

@@ -7,9 +7,9 @@
 Queries are simulated: real barcodes of coi_mini, 1 % of their bases drawn at random; 11,632 others are the reference.
 Engines: `one` process with one thread, with two `threads`, `dask` (as `--workers 2`), Ray's `tasks` in its place,
 and Ray `data`, which reads files of its own (pip install "ray[data]"). The largest file is asked twice by all but the
-first two: the second time a busy worker is killed.
+first two: the second time a busy worker is killed (--kill always: only this run; never: only the other).
 """
-import argparse, filecmp, json, os, pickle, subprocess, sys, tempfile, time
+import argparse, hashlib, json, os, pickle, subprocess, sys, tempfile, time
 from collections import deque
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,25 +120,35 @@ def watch(command, pieces, n, kill):
                 killed=bool(killed))
 
 
+def digest(file):
+    if not file.exists(): return None
+    found = hashlib.sha256()
+    with open(file, 'rb') as content:
+        for block in iter(lambda: content.read(2**20), b''): found.update(block)
+    return found.hexdigest()
+
+
 def trial(a, folder):
     from barcodemae.compute import machine_record
     from barcodemae.core import read_json, write_json
     known = read_json(a.out) if Path(a.out).exists() else {}
     for n in a.queries:
-        query, outs = folder/f'q{n}.fasta', {}
+        query, digests = folder/f'q{n}.fasta', []
         simulate(query, n)
         for engine in a.engines:
-            for kill in (False, True)[:1 if engine in ('one', 'threads') or n != max(a.queries) else 2]:
-                outs[engine] = folder/f'{engine}.parquet'
-                command = [sys.executable, __file__, a.what, '--work', engine, query, a.reference, outs[engine]]
+            may = n == max(a.queries) and engine not in ('one', 'threads') and a.kill != 'never'
+            for kill in ([True] if may and a.kill == 'always' else [False, True][:1 + may]):
+                out = folder/f'{engine}.parquet'
+                command = [sys.executable, __file__, a.what, '--work', engine, query, a.reference, out]
                 found = watch(command, folder/f'.{engine}.parquet.pieces', n, kill)
-                same = outs[engine].exists() and filecmp.cmp(outs[a.engines[0]], outs[engine], shallow=False)
+                digests.append(digest(out))
+                out.unlink(missing_ok=True)
+                same = bool(digests[0]) and digests[-1] == digests[0]
                 found |= dict(what=a.what, engine=engine, n=n, same=same, load=os.getloadavg()[0])
                 known[f'{a.what} | {n} | {engine}{" | a worker killed" * kill}'] = found
                 known['machine'], known['date'] = machine_record(), time.strftime('%Y-%m-%d')
                 write_json(a.out, known)
                 print(json.dumps(found), flush=True)
-                if engine != a.engines[0]: outs[engine].unlink(missing_ok=True)
 
 
 def weight(package):
@@ -155,6 +165,7 @@ def main():
     p.add_argument('what', choices=['embed', 'identify', 'weight'])
     p.add_argument('--queries', type=int, nargs='+', default=[20_000, 100_000])
     p.add_argument('--engines', nargs='+', default=['one', 'threads', 'dask', 'tasks', 'data'])
+    p.add_argument('--kill', choices=['both', 'always', 'never'], default='both', help='a worker, in the largest file')
     p.add_argument('--reference', default='-', help='folder made by barcodemae index')
     p.add_argument('-o', '--out', default='many_results.json')
     p.add_argument('--work', nargs=4, help=argparse.SUPPRESS)

@@ -8,6 +8,7 @@ __all__ = ['GAP_OPEN', 'GAP_EXTEND', 'WINDOW', 'SUSPECT', 'BROKEN', 'TRIM_GAIN',
 
 # %% ../../nbs/data/gaps.ipynb #525623d3
 from functools import lru_cache
+from itertools import groupby
 import numpy as np, parasail
 from ..compute import in_threads
 from .place import WEAK, Placed, other_strand, place
@@ -151,26 +152,29 @@ def realign(
 # %% ../../nbs/data/gaps.ipynb #600f6a6e
 def _mend(placed, pool, near, some, how): # rows of `placed` and `near`, changed in place
     (suspect, serves, own, turn), shifts = how, {}
-    for i in some[suspect[some]]:
+    tries = [(i, turned, codes) for i in some[suspect[some]] for turned, codes in _strands(placed, i, turn)]
+    found = zip(tries, pool.shared_kmers([codes for *_, codes in tries]))
+    for i, strands in groupby(found, key=lambda each: each[0][0]):
         mine = -1 if own is None else own[i]
         may = lambda rows: serves[rows] & (rows != mine)
-        near[i], shifts[i] = _realign_one(placed, i, pool, near[i], may, turn)
+        near[i], shifts[i] = _realign_one(placed, i, pool, near[i], may, strands)
     placed.bases[some] = _trimmed(placed.bases[some], [pool.bases[near[some, j]] for j in range(2)])
     for i, columns in shifts.items():
         known = np.flatnonzero(placed.bases[i] < 4)
         if len(known):
             placed.broken[i] = any(known[0] < c < known[-1] for c in columns)
 
+def _strands(placed, i, turn): # is it the other one; codes
+    codes = placed.codes[i]
+    return [(False, codes)] + ([(True, other_strand(codes))] if turn and placed.score[i] < WEAK else [])
+
 # %% ../../nbs/data/gaps.ipynb #902c008b
 ALIGNED = 4 # relatives with most k-mers in common, to which a suspect is aligned
 
-def _realign_one(placed, i, pool, near, may, turn): # -> relatives of barcode i, columns of frame shifts
-    codes = placed.codes[i]
-    strands = {False: codes} | ({True: other_strand(codes)} if turn and placed.score[i] < WEAK else {})
+def _realign_one(placed, i, pool, near, may, strands): # -> relatives of barcode i, columns of frame shifts
     plain = _plain_score(placed.bases[i], pool.bases[near])
     best, nearest, found = plain.max() + pool.gain, (plain.max(), near), None
-    for turned, codes in strands.items():
-        rows, shared = pool.shared_kmers(codes)
+    for (_, turned, codes), (rows, shared) in strands:
         rows, shared = rows[may(rows)], shared[may(rows)]
         for relative in rows[_most(shared, ALIGNED)]:
             row = pool.bases[relative]

@@ -54,13 +54,20 @@ class KmerIndex:
         return begin, np.where(there, self.starts[at + there] - begin, 0)
 
 # %% ../../nbs/data/relatives.ipynb #61f04aa2
-def _kmers_of_rows(block): # number of the first row, arrays of codes -> k-mer and row in a number, sorted
-    first, rows = block
+def _kmers_and_rows(rows): # arrays of codes -> k-mers, and the row of each, uint64
     lengths = np.array([len(r) + 1 for r in rows], int)            # one unknown base between two sequences
     gap = np.array([4], np.uint8)
     number, start = _kmers_and_starts(np.concatenate([gap[:0], *(c for r in rows for c in (r, gap))]))
-    row = first + np.searchsorted(np.cumsum(lengths), start, side='right')
-    return np.sort(number.astype(np.uint64) << np.uint64(32) | row.astype(np.uint64))
+    row = np.searchsorted(np.cumsum(lengths), start, side='right')
+    return number.astype(np.uint64), row.astype(np.uint64)
+
+_HALF = np.uint64(32) # bits of each of two numbers in one
+
+def _two(both): return both >> _HALF, both & np.uint64(2**32 - 1)
+
+def _kmers_of_block(block): # number of the first row, arrays of codes -> k-mer and row in a number, sorted
+    number, row = _kmers_and_rows(block[1])
+    return np.sort(number << _HALF | row + np.uint64(block[0]))
 
 # %% ../../nbs/data/relatives.ipynb #61f04aa3
 def kmer_index(
@@ -69,10 +76,10 @@ def kmer_index(
     "The sampled k-mers of many sequences."
     size = max(1, -(-len(rows) // cores()))
     blocks = [(i, rows[i:i + size]) for i in range(0, len(rows), size)]
-    both = np.concatenate([np.zeros(0, np.uint64), *in_threads(_kmers_of_rows, blocks)])
+    both = np.concatenate([np.zeros(0, np.uint64), *in_threads(_kmers_of_block, blocks)])
     both.sort(kind='stable')                                       # merges the blocks
-    both = both[_is_first(both)]
-    return index_of((both >> np.uint64(32)).astype(np.uint32), (both & np.uint64(2**32 - 1)).astype(np.int32))
+    kmers, row = _two(both[_is_first(both)])
+    return index_of(kmers.astype(np.uint32), row.astype(np.int32))
 
 def index_of(
     kmers:np.ndarray, # (n,) uint32, sorted: one for each row that holds it
@@ -95,25 +102,39 @@ class Pool:
     def __len__(self): return len(self.bases)
 
     def shared_kmers(self,
-        codes:np.ndarray, # (L,) a sequence
-    ) -> tuple: # (n,) int64 rows, and (n,) int64 how many k-mers each shares with it
-        "The rows that share sampled k-mers with a sequence, the rarest first."
-        query = sampled_kmers(codes)
-        found = [index.postings(query) for index, _ in self.indexes]
-        hits = np.sum([n for _, n in found], axis=0, initial=0) if found else np.zeros(len(query), int)
-        kept = _rarest(hits)
+        rows:list, # N arrays of codes
+        block:int=64, # sequences whose k-mers are looked up at a time
+    ): # generator
+        """Yield for each sequence (n,) int64 rows, and (n,) int64 how many sampled k-mers each shares with it.
+        Of very many rows, those of the rarest k-mers are counted."""
+        for i in range(0, len(rows), block):
+            kmers, ends = _kmers_of_each(rows[i:i + block])
+            found = [index.postings(kmers) for index, _ in self.indexes]
+            for some in map(slice, ends, ends[1:]):
+                yield self._counted([(begin[some], n[some]) for begin, n in found])
+
+    def _counted(self, found): # of each part, where the rows of each k-mer begin and how many there are
+        kept = _rarest(np.sum([n for _, n in found], axis=0))
         rows = [first + index.rows[_ranges(begin[kept], n[kept])]
                 for (index, first), (begin, n) in zip(self.indexes, found)]
-        counts = np.bincount(np.concatenate([np.zeros(0, np.int64), *rows]))
+        counts = np.bincount(np.concatenate(rows))
         rows = np.flatnonzero(counts)
         return rows, counts[rows]
 
 # %% ../../nbs/data/relatives.ipynb #de515ebe
-MOST_HITS = 2**20 # rows that are counted for a sequence
+MOST_HITS = 2**17 # rows that are counted for a sequence
 
 def _rarest(hits): # (q,) rows of each k-mer -> those to count, within `MOST_HITS`, one at least
+    if hits.sum() <= MOST_HITS:
+        return slice(None)
     order, least = np.argsort(hits, kind='stable'), hits[hits > 0].min() if hits.any() else 0
     return order[np.cumsum(hits[order]) <= max(MOST_HITS, least)]
+
+def _kmers_of_each(rows): # N arrays of codes -> (n,) k-mers, each once a sequence; (N + 1,) where each ends
+    number, row = _kmers_and_rows(rows)
+    both = np.sort(row << _HALF | number)
+    row, kmers = _two(both[_is_first(both)])
+    return kmers.astype(np.uint32), np.searchsorted(row, np.arange(len(rows) + 1))
 
 def _ranges(begin, n): # the numbers of all ranges, one after the other
     return np.repeat(begin - np.r_[0, np.cumsum(n)[:-1]][:len(n)], n) + np.arange(n.sum())

@@ -149,6 +149,16 @@ def own_table(
         raise InputError(f'its columns do not fit the answers ({e})', file=query,
                          fix='leave --keep-columns out and join by id') from None
 
+# %% ../../nbs/identification/output.ipynb #a46da0a6
+def _each_once(answer, names, barcodes): # the answers; of equal barcodes one is asked
+    number = {barcode: str(i) for i, barcode in enumerate(dict.fromkeys(barcodes))}
+    if len(number) == len(barcodes):
+        return answer(names, barcodes)
+    found = answer(list(number.values()), list(number))
+    of = found.columns[0] # whose answer a row is; hits are several rows
+    asked = pl.DataFrame({of: names, '': [number[barcode] for barcode in barcodes]})
+    return asked.join(found.rename({of: ''}), on='', maintain_order='left_right').drop('')
+
 # %% ../../nbs/identification/output.ipynb #5d059c7b
 def _on_the_bar(frames, read, skipped, bar): # the same; the bar counts bytes that are answered
     for i, frame in enumerate(frames):
@@ -177,7 +187,8 @@ def write_answers(
     with progress(total=file_size(query), desc=job.what, unit='B', quiet=quiet) as bar:
         def frames(skip=0):
             batches = read_queries(query, faults, batch, skip, done=(read := deque([0], 1)).append)
-            yield from _on_the_bar(ask(job.answer, batches), read, skip / (skip + batch), bar)
+            answers = ask(partial(_each_once, job.answer), batches)
+            yield from _on_the_bar(answers, read, skip / (skip + batch), bar)
             need_any(faults, query)
         to = _Answers(query, job, frames, batch)
         table = to._table(reading.keep_columns) if out is None else to._write(out, format, reading)
