@@ -104,22 +104,13 @@ class Pool:
     def shared_kmers(self,
         rows:list, # N arrays of codes
         block:int=64, # sequences whose k-mers are looked up at a time
-    ): # generator
-        """Yield for each sequence (n,) int64 rows, and (n,) int64 how many sampled k-mers each shares with it.
-        Of very many rows, those of the rarest k-mers are counted."""
+    ): # generator of (n,) int64 rows of the pool, (n,) int64 how many k-mers each shares
+        "For each sequence the rows that share sampled k-mers with it; of very many hits, the rarest k-mers."
         for i in range(0, len(rows), block):
             kmers, ends = _kmers_of_each(rows[i:i + block])
             found = [index.postings(kmers) for index, _ in self.indexes]
             for some in map(slice, ends, ends[1:]):
-                yield self._counted([(begin[some], n[some]) for begin, n in found])
-
-    def _counted(self, found): # of each part, where the rows of each k-mer begin and how many there are
-        kept = _rarest(np.sum([n for _, n in found], axis=0))
-        rows = [first + index.rows[_ranges(begin[kept], n[kept])]
-                for (index, first), (begin, n) in zip(self.indexes, found)]
-        counts = np.bincount(np.concatenate(rows))
-        rows = np.flatnonzero(counts)
-        return rows, counts[rows]
+                yield _counted(self.indexes, [(begin[some], n[some]) for begin, n in found])
 
 # %% ../../nbs/data/relatives.ipynb #de515ebe
 MOST_HITS = 2**17 # rows that are counted for a sequence
@@ -129,6 +120,14 @@ def _rarest(hits): # (q,) rows of each k-mer -> those to count, within `MOST_HIT
         return slice(None)
     order, least = np.argsort(hits, kind='stable'), hits[hits > 0].min() if hits.any() else 0
     return order[np.cumsum(hits[order]) <= max(MOST_HITS, least)]
+
+def _counted(indexes, found): # of each part, where the rows of each k-mer begin, and how many -> rows, counts
+    kept = _rarest(np.sum([n for _, n in found], axis=0))
+    rows = [first + index.rows[_ranges(begin[kept], n[kept])]
+            for (index, first), (begin, n) in zip(indexes, found)]
+    counts = np.bincount(np.concatenate(rows))
+    rows = np.flatnonzero(counts)
+    return rows, counts[rows]
 
 def _kmers_of_each(rows): # N arrays of codes -> (n,) k-mers, each once a sequence; (N + 1,) where each ends
     number, row = _kmers_and_rows(rows)

@@ -183,12 +183,11 @@ def write_answers(
     reading, faults = reading or Reading(), Faults()
     faults.strict, format = reading.strict, check_format(out, reading.format, job.holds)
     job = _with_barcodes(job) if FORMS[format].barcodes else job
-    warn_of_ending(out, format)
+    answer = partial(_each_once, job.answer)
     with progress(total=file_size(query), desc=job.what, unit='B', quiet=quiet) as bar:
         def frames(skip=0):
             batches = read_queries(query, faults, batch, skip, done=(read := deque([0], 1)).append)
-            answers = ask(partial(_each_once, job.answer), batches)
-            yield from _on_the_bar(answers, read, skip / (skip + batch), bar)
+            yield from _on_the_bar(ask(answer, batches), read, skip / (skip + batch), bar)
             need_any(faults, query)
         to = _Answers(query, job, frames, batch)
         table = to._table(reading.keep_columns) if out is None else to._write(out, format, reading)
@@ -208,6 +207,7 @@ class _Answers: # to all queries, on their way to a table, a stream or a file
         return own_table(self.query, frame, format) if keep_columns else frame
 
     def _write(self, out, format, reading):
+        warn_of_ending(out, format)
         if reading.keep_columns: # tables of sequences fit into memory
             return write_table([self._table(True, format).lazy()], out, format, self.job.about)
         if is_stream(out):
