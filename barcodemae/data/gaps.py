@@ -25,28 +25,25 @@ _BASES = np.frombuffer(b'ACGTNN', np.uint8)
 
 def _text(codes): return _BASES[codes].tobytes().decode()
 
+_INSERTED, _DELETED = 1, 2 # operations of a cigar, as BAM numbers them: bases of one side alone
+
 def _positions(cigar): # of parasail -> for each base of the query its position in the relative, -1 for none
-    at, position = [], 0
-    for n in cigar.seq:
-        length, what = cigar.decode_len(n), cigar.decode_op(n)
-        if what in b'=XM':
-            at += range(position, position + length)
-        elif what == b'I':
-            at += [-1] * length
-        if what != b'I':
-            position += length
-    return np.array(at)
+    n, what = (cigar.seq >> 4).astype(int), cigar.seq & 15
+    ours, theirs = np.where(what == _DELETED, 0, n), np.where(what == _INSERTED, 0, n)
+    shift = np.where(what == _INSERTED, 0, np.cumsum(theirs) - theirs - np.cumsum(ours) + ours)
+    at = np.arange(ours.sum()) + np.repeat(shift, ours)
+    return np.where(np.repeat(what == _INSERTED, ours), -1, at)
 
 # %% ../../nbs/data/gaps.ipynb #a8b8c9ee
 def gapped_score(
     codes:np.ndarray, # (L,) the query
     relative:np.ndarray, # (660,) aligned to the gene
-) -> int: # as `align_to_relative` finds it, several times faster
+) -> int: # as `align_to_relative` finds it, faster
     "Score of the best alignment with gaps."
     columns = relative[relative < PAD]
     if not len(columns) or not len(codes):
         return 0
-    return parasail.sg_striped_16(_text(codes), _text(columns), GAP_OPEN, GAP_EXTEND, _SCORES).score
+    return parasail.sg_scan_16(_text(codes), _text(columns), GAP_OPEN, GAP_EXTEND, _SCORES).score
 
 # %% ../../nbs/data/gaps.ipynb #2be4c6a0
 def align_to_relative(
@@ -58,7 +55,7 @@ def align_to_relative(
     if not len(columns) or not len(codes):
         return 0, None, 0, []
     sequences = _text(codes), _text(relative[columns])
-    found = parasail.sg_trace_striped_16(*sequences, GAP_OPEN, GAP_EXTEND, _SCORES)
+    found = parasail.sg_trace_scan_16(*sequences, GAP_OPEN, GAP_EXTEND, _SCORES)
     at = _positions(found.cigar)
     if not (at >= 0).any():
         return 0, None, 0, []
@@ -143,8 +140,9 @@ def realign(
         worst[some] = np.minimum(*(disagreement(placed.bases[some], pool.bases[near[some, j]])
                                    for j in range(2)))
     in_threads(compare, blocks)
-    suspect, serves = (worst > SUSPECT) | (placed.score < WEAK), np.ones(len(pool), bool)
+    suspect, serves = (worst > SUSPECT) | (placed.score < WEAK), None
     if own is not None:
+        serves = np.ones(len(pool), bool)
         serves[own[(worst > BROKEN) | (placed.score < WEAK)]] = False
     in_threads(lambda some: _mend(placed, pool, near, some, (suspect, serves, own, turn)), blocks)
     return suspect
@@ -155,14 +153,17 @@ def _mend(placed, pool, near, some, how): # rows of `placed` and `near`, changed
     tries = [(i, turned, codes) for i in some[suspect[some]] for turned, codes in _strands(placed, i, turn)]
     found = zip(tries, pool.shared_kmers([codes for *_, codes in tries]))
     for i, strands in groupby(found, key=lambda each: each[0][0]):
-        mine = -1 if own is None else own[i]
-        may = lambda rows: serves[rows] & (rows != mine)
-        near[i], shifts[i] = _realign_one(placed, i, pool, near[i], may, strands)
+        others = strands if own is None else ((s, _allowed(*found, serves, own[i])) for s, found in strands)
+        near[i], shifts[i] = _realign_one(placed, i, pool, near[i], others)
     placed.bases[some] = _trimmed(placed.bases[some], [pool.bases[near[some, j]] for j in range(2)])
     for i, columns in shifts.items():
         known = np.flatnonzero(placed.bases[i] < 4)
         if len(known):
             placed.broken[i] = any(known[0] < c < known[-1] for c in columns)
+
+def _allowed(rows, counts, serves, own): # of the rows of a pool, without this one
+    may = serves[rows] & (rows != own)
+    return rows[may], counts[may]
 
 def _strands(placed, i, turn): # is it the other one; codes
     codes = placed.codes[i]
@@ -171,15 +172,14 @@ def _strands(placed, i, turn): # is it the other one; codes
 # %% ../../nbs/data/gaps.ipynb #902c008b
 ALIGNED = 4 # relatives with most k-mers in common, to which a suspect is aligned
 
-def _realign_one(placed, i, pool, near, may, strands): # -> relatives of barcode i, columns of frame shifts
+def _realign_one(placed, i, pool, near, strands): # -> relatives of barcode i, columns of frame shifts
     plain = _plain_score(placed.bases[i], pool.bases[near])
     best, nearest, found = plain.max() + pool.gain, (plain.max(), near), None
     for (_, turned, codes), (rows, shared) in strands:
-        rows, shared = rows[may(rows)], shared[may(rows)]
-        for relative in rows[_most(shared, ALIGNED)]:
-            row = pool.bases[relative]
+        few = rows[_most(shared, ALIGNED)]
+        bases = pool.bases[few]
+        for relative, row, plain in zip(few, bases, _plain_score(placed.bases[i], bases)):
             score = gapped_score(codes, row)
-            plain = _plain_score(placed.bases[i], row[None])[0]
             if plain > nearest[0]:
                 nearest = plain, np.full(2, relative)
             if score > max(best, plain + pool.gain):

@@ -121,19 +121,23 @@ def _rarest(hits): # (q,) rows of each k-mer -> those to count, within `MOST_HIT
     order, least = np.argsort(hits, kind='stable'), hits[hits > 0].min() if hits.any() else 0
     return order[np.cumsum(hits[order]) <= max(MOST_HITS, least)]
 
-def _counted(indexes, found): # of each part, where the rows of each k-mer begin, and how many -> rows, counts
-    kept = _rarest(np.sum([n for _, n in found], axis=0))
-    rows = [first + index.rows[_ranges(begin[kept], n[kept])]
-            for (index, first), (begin, n) in zip(indexes, found)]
-    counts = np.bincount(np.concatenate(rows))
-    rows = np.flatnonzero(counts)
-    return rows, counts[rows]
+def _ranges(begin, n): # the numbers of all ranges, one after the other
+    end = np.cumsum(n, dtype=begin.dtype)
+    return np.repeat(begin - (end - n), n) + np.arange(n.sum(), dtype=begin.dtype)
 
+# %% ../../nbs/data/relatives.ipynb #de515ebf
 def _kmers_of_each(rows): # N arrays of codes -> (n,) k-mers, each once a sequence; (N + 1,) where each ends
     number, row = _kmers_and_rows(rows)
     both = np.sort(row << _HALF | number)
     row, kmers = _two(both[_is_first(both)])
     return kmers.astype(np.uint32), np.searchsorted(row, np.arange(len(rows) + 1))
 
-def _ranges(begin, n): # the numbers of all ranges, one after the other
-    return np.repeat(begin - np.r_[0, np.cumsum(n)[:-1]][:len(n)], n) + np.arange(n.sum())
+def _counted(indexes, found): # of each part, where the rows of each k-mer begin, and how many -> rows, counts
+    kept = _rarest(np.sum([n for _, n in found], axis=0))
+    rows, counts = [], []
+    for (index, first), (begin, n) in zip(indexes, found):
+        of_part = np.bincount(index.rows.take(_ranges(begin[kept], n[kept])))
+        there = np.flatnonzero(of_part)
+        rows.append(first + there)
+        counts.append(of_part[there])
+    return np.concatenate(rows), np.concatenate(counts)
