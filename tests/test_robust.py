@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from barcodemae.identification.candidates import within_cap
 from barcodemae.identification.confidence import CALIBRATION_FEATURES, probability
 from barcodemae.core import InputError
+from barcodemae.data import gaps
 from barcodemae.data.gaps import CONSENSUS_GAIN, align, align_to_relative, realign
 from barcodemae.data.relatives import kmer_index, sampled_kmers
 from barcodemae.identification.classifier import Ask, Identifier
@@ -108,6 +109,25 @@ def test_what_has_nothing_to_align_is_left_as_it_is(world):
     lone = place([world['barcodes'][0]], world['model'].consensus)
     realign(lone, world['model'].pool_of(lone), own=np.array([0]))
     assert (lone.bases < 4).sum() > 500
+
+
+READ = st.text('ACGTN', min_size=1, max_size=40)
+
+@SOME
+@given(READ, READ, READ, READ)
+def test_a_gapped_score_and_its_columns_are_those_of_another_algorithm(shared, before, after, relative):
+    query, row = shared + before + shared + after, np.full(660, 5, np.uint8)
+    known = base_codes(relative + shared + shared)
+    row[50:50 + len(known)] = known
+    codes, texts = base_codes(query), (query, relative + shared + shared)
+    score, found, extra, _ = align_to_relative(codes, row)
+    slow = gaps.parasail.sg_trace_striped_16(*texts, gaps.GAP_OPEN, gaps.GAP_EXTEND, gaps._SCORES)
+    assert gaps.gapped_score(codes, row) == score == slow.score
+    at = gaps._positions(slow.cigar) # as the two lines of the alignment show it
+    ours, theirs = slow.traceback.query, slow.traceback.ref
+    place = np.cumsum([t != '-' for t in theirs]) - 1
+    assert at.tolist() == [p if t != '-' else -1 for q, t, p in zip(ours, theirs, place) if q != '-']
+    assert found is None or (found < 4).sum() + extra <= len(query)
 
 
 @SOME

@@ -263,22 +263,25 @@ def test_slurm_gets_the_runs_and_a_killed_sweep_takes_them_back(tmp_path):
     assert job_state(toy(tmp_path, 'slow')) == 'begun'
 
 
-def test_command(tmp_path):
+def test_command(tmp_path, monkeypatch, capsys):
     (tmp_path/'g.ini').write_text(GRID)
-    def command(*a):
-        environment = {**os.environ, 'BARCODEMAE_RUNS': str(tmp_path)}
-        return subprocess.run([sys.executable, '-m', 'barcodemae.training.sweep', *a], capture_output=True,
-                              text=True, cwd=Path(__file__).parent, env=environment)
-    done = command(str(tmp_path/'g.ini'), '--dataset', 'demo', '--list')
-    assert done.returncode == 0 and done.stdout.count('missing') == 4
+    monkeypatch.setenv('BARCODEMAE_RUNS', str(tmp_path))
+    monkeypatch.chdir(Path(__file__).parent)
+    def command(*a): # what it says, and what it ends with
+        try: status = module.main(a)
+        except SystemExit as e: status = e.code
+        return capsys.readouterr().out, status
+    said, status = command(str(tmp_path/'g.ini'), '--dataset', 'demo', '--list')
+    assert not status and said.count('missing') == 4
     for wrong in (['nothing'], [str(tmp_path/'g.ini'), '--preset', 'mini']):
-        done = command(*wrong)
-        assert done.returncode and 'Fix' in done.stderr and 'Traceback' not in done.stderr
+        assert 'Fix' in command(*wrong)[1]
     for wrong in (['--workers', '0'], ['--slurm', 'gpu'], ['--slurm', 'runtime=']):
-        done = command(str(tmp_path/'g.ini'), '--dataset', 'demo', *wrong)
-        assert done.returncode and 'Fix' in done.stderr and 'Traceback' not in done.stderr
-    done = command(str(tmp_path/'g.ini'), '--dataset', 'nowhere.csv', '--preset', 'demo')
-    assert done.returncode == 0 and done.stdout.count('left out') == 4
+        assert 'Fix' in command(str(tmp_path/'g.ini'), '--dataset', 'demo', *wrong)[1]
+    said, status = command(str(tmp_path/'g.ini'), '--dataset', 'nowhere.csv', '--preset', 'demo')
+    assert not status and said.count('left out') == 4
+    program = [sys.executable, '-m', 'barcodemae.training.sweep', 'nothing']
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert done.returncode == 1 and 'Fix' in done.stderr and 'Traceback' not in done.stderr
 
 
 def test_each_model_gets_the_rate_that_its_search_finds(tmp_path):
