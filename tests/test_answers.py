@@ -1,5 +1,5 @@
 "Forms of tables, where they go, and what is left when a run ends: each form is read back as its reader would."
-import csv, io, json, os, subprocess, sys, threading, time, warnings
+import csv, io, itertools, json, os, subprocess, sys, threading, time, warnings
 from pathlib import Path
 
 import numpy as np
@@ -267,8 +267,14 @@ def test_two_runs_do_not_mix(tmp_path):
     assert len(cells(out, '\t')) == 4 and not list(tmp_path.glob('.*'))
 
 
-def test_the_bar_counts_what_is_answered_and_the_time_left_what_this_run_did(tmp_path, monkeypatch):
-    n, size = 5 * 4096, 111 + 9 # bytes of a record
+def ahead(answer, batches): # as several workers ask: six batches are read before the first is answered
+    first = list(itertools.islice(batches, 6))
+    for batch in itertools.chain(first, batches): yield answer(*batch)
+
+
+@pytest.mark.parametrize('ask', [itertools.starmap, ahead])
+def test_the_bar_counts_what_is_answered_and_the_time_left_what_this_run_did(tmp_path, monkeypatch, ask):
+    n, size = 12 * 4096, 111 + 9 # bytes of a record
     query = tmp_path/'many.fasta'
     bases = dna(0, n + 110)
     query.write_text(''.join(f'>q{i:06}\n{bases[i:i + 110]}\n' for i in range(n)))
@@ -280,9 +286,9 @@ def test_the_bar_counts_what_is_answered_and_the_time_left_what_this_run_did(tmp
         if len(answered) == 2 and len(bars) == 1: raise KeyboardInterrupt
         answered.append(len(names))
         return lengths(names, barcodes)
-    with pytest.raises(KeyboardInterrupt): write_answers(query, measuring(answer), tmp_path/'out.tsv')
+    with pytest.raises(KeyboardInterrupt): write_answers(query, measuring(answer), tmp_path/'out.tsv', ask=ask)
     assert bars[0].initial == 0 and bars[0].n >= 2 * 4096 * size
-    write_answers(query, measuring(answer), tmp_path/'out.tsv')
+    write_answers(query, measuring(answer), tmp_path/'out.tsv', ask=ask)
     assert sum(answered) == n and bars[1].n == query.stat().st_size
     assert abs(bars[1].initial - 2 * 4096 * size) < 2**20
 

@@ -160,13 +160,26 @@ def _each_once(answer, names, barcodes): # the answers; of equal barcodes one is
     return asked.join(found.rename({of: ''}), on='', maintain_order='left_right').drop('')
 
 # %% ../../nbs/identification/output.ipynb #5d059c7b
-def _on_the_bar(frames, read, skipped, bar): # the same; the bar counts bytes that are answered
-    for i, frame in enumerate(frames):
-        if not i: # what an earlier run answered says nothing about the speed of this one
-            bar.initial = bar.n = bar.last_print_n = int(read[0] * skipped)
-        yield frame
-        bar.update(max(0, read[0] - bar.n))
-    bar.update(max(0, read[0] - bar.n))
+class _Course: # through a file: the bar counts bytes that are answered, wherever the reader is by then
+    def __init__(self, bar):
+        self.bar, self.read, self.ends = bar, 0, deque()
+
+    def reads(self, n): self.read = n
+
+    def batches(self, batches):
+        for batch in batches:
+            self.ends.append(self.read)
+            yield batch
+
+    def frames(self, frames, skipped): # share of the first end that an earlier run answered
+        bar = self.bar
+        for i, frame in enumerate(frames):
+            end = self.ends.popleft()
+            if not i: # an earlier run says nothing about the speed of this one
+                bar.initial = bar.n = bar.last_print_n = int(end * skipped)
+            yield frame
+            bar.update(max(0, end - bar.n))
+        bar.update(max(0, self.read - bar.n))
 
 # %% ../../nbs/identification/output.ipynb #5d059c7c
 def write_answers(
@@ -183,11 +196,11 @@ def write_answers(
     reading, faults = reading or Reading(), Faults()
     faults.strict, format = reading.strict, check_format(out, reading.format, job.holds)
     job = _with_barcodes(job) if FORMS[format].barcodes else job
-    answer = partial(_each_once, job.answer)
     with progress(total=file_size(query), desc=job.what, unit='B', quiet=quiet) as bar:
         def frames(skip=0):
-            batches = read_queries(query, faults, batch, skip, done=(read := deque([0], 1)).append)
-            yield from _on_the_bar(ask(answer, batches), read, skip / (skip + batch), bar)
+            course = _Course(bar)
+            batches = course.batches(read_queries(query, faults, batch, skip, done=course.reads))
+            yield from course.frames(ask(partial(_each_once, job.answer), batches), skip / (skip + batch))
             need_any(faults, query)
         to = _Answers(query, job, frames, batch)
         table = to._table(reading.keep_columns) if out is None else to._write(out, format, reading)
