@@ -424,6 +424,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'barcodemae.data.files.decompressed': ('data/files.html#decompressed', 'barcodemae/data/files.py'),
                                        'barcodemae.data.files.open_source': ('data/files.html#open_source', 'barcodemae/data/files.py')},
             'barcodemae.data.gaps': { 'barcodemae.data.gaps._allowed': ('data/gaps.html#_allowed', 'barcodemae/data/gaps.py'),
+                                      'barcodemae.data.gaps._both': ('data/gaps.html#_both', 'barcodemae/data/gaps.py'),
                                       'barcodemae.data.gaps._gene_alone': ('data/gaps.html#_gene_alone', 'barcodemae/data/gaps.py'),
                                       'barcodemae.data.gaps._mend': ('data/gaps.html#_mend', 'barcodemae/data/gaps.py'),
                                       'barcodemae.data.gaps._most': ('data/gaps.html#_most', 'barcodemae/data/gaps.py'),

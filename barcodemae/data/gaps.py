@@ -137,8 +137,7 @@ def realign(
     blocks, near, worst = np.array_split(np.arange(N), -(-N // 512)), np.zeros((N, 2), int), np.zeros(N)
     def compare(some):
         near[some] = pool.nearest(placed.bases[some], None if own is None else own[some])
-        worst[some] = np.minimum(*(disagreement(placed.bases[some], pool.bases[near[some, j]])
-                                   for j in range(2)))
+        worst[some] = np.min([disagreement(placed.bases[some], x) for x in _both(pool, near[some])], 0)
     in_threads(compare, blocks)
     suspect, serves = (worst > SUSPECT) | (placed.score < WEAK), None
     if own is not None:
@@ -155,11 +154,14 @@ def _mend(placed, pool, near, some, how): # rows of `placed` and `near`, changed
     for i, strands in groupby(found, key=lambda each: each[0][0]):
         others = strands if own is None else ((s, _allowed(*found, serves, own[i])) for s, found in strands)
         near[i], shifts[i] = _realign_one(placed, i, pool, near[i], others)
-    placed.bases[some] = _trimmed(placed.bases[some], [pool.bases[near[some, j]] for j in range(2)])
+    placed.bases[some] = _trimmed(placed.bases[some], _both(pool, near[some]))
     for i, columns in shifts.items():
         known = np.flatnonzero(placed.bases[i] < 4)
         if len(known):
             placed.broken[i] = any(known[0] < c < known[-1] for c in columns)
+
+def _both(pool, near): # the bases of both relatives, once where they are the same
+    return [pool.bases[rows] for rows in near.T[:1 + (near[:, 0] != near[:, 1]).any()]]
 
 def _allowed(rows, counts, serves, own): # of the rows of a pool, without this one
     may = serves[rows] & (rows != own)
@@ -203,7 +205,7 @@ def _most(counts, n): # indices of the n largest, of equal ones the first
 def _trimmed(bases, relatives): # without the ends that both relatives call unrelated
     begins, ends = zip(*(unrelated_ends(bases, r) for r in relatives))
     columns = np.arange(WIDTH)
-    outside = (columns < np.minimum(*begins)[:, None]) | (columns >= np.maximum(*ends)[:, None])
+    outside = (columns < np.min(begins, 0)[:, None]) | (columns >= np.max(ends, 0)[:, None])
     return np.where(outside, np.uint8(PAD), bases)
 
 # %% ../../nbs/data/gaps.ipynb #cfdcb747
