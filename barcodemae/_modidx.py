@@ -674,8 +674,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'barcodemae/data/relatives.py'),
                                            'barcodemae.data.relatives._kmers_of_block': ( 'data/relatives.html#_kmers_of_block',
                                                                                           'barcodemae/data/relatives.py'),
-                                           'barcodemae.data.relatives._kmers_of_each': ( 'data/relatives.html#_kmers_of_each',
-                                                                                         'barcodemae/data/relatives.py'),
                                            'barcodemae.data.relatives._ranges': ( 'data/relatives.html#_ranges',
                                                                                   'barcodemae/data/relatives.py'),
                                            'barcodemae.data.relatives._rarest': ( 'data/relatives.html#_rarest',

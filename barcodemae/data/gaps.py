@@ -152,15 +152,16 @@ def _mend(placed, pool, near, some, how): # rows of `placed` and `near`, changed
     tries = [(i, turned, codes) for i in some[suspect[some]] for turned, codes in _strands(placed, i, turn)]
     found = zip(tries, pool.shared_kmers([codes for *_, codes in tries]))
     for i, strands in groupby(found, key=lambda each: each[0][0]):
-        others = strands if own is None else ((s, _allowed(*found, serves, own[i])) for s, found in strands)
-        near[i], shifts[i] = _realign_one(placed, i, pool, near[i], others)
+        if own is not None:
+            strands = [(each, _allowed(*hits, serves, own[i])) for each, hits in strands]
+        near[i], shifts[i] = _realign_one(placed, i, pool, near[i], strands)
     placed.bases[some] = _trimmed(placed.bases[some], _both(pool, near[some]))
     for i, columns in shifts.items():
         known = np.flatnonzero(placed.bases[i] < 4)
         if len(known):
             placed.broken[i] = any(known[0] < c < known[-1] for c in columns)
 
-def _both(pool, near): # the bases of both relatives, once where they are the same
+def _both(pool, near): # the bases of both relatives, once where they are the same for all
     return [pool.bases[rows] for rows in near.T[:1 + (near[:, 0] != near[:, 1]).any()]]
 
 def _allowed(rows, counts, serves, own): # of the rows of a pool, without this one
@@ -174,6 +175,7 @@ def _strands(placed, i, turn): # is it the other one; codes
 # %% ../../nbs/data/gaps.ipynb #902c008b
 ALIGNED = 4 # relatives with most k-mers in common, to which a suspect is aligned
 
+# strands: ((i, is it the other one, codes), (rows of the pool, k-mers in common)) of each that is tried
 def _realign_one(placed, i, pool, near, strands): # -> relatives of barcode i, columns of frame shifts
     plain = _plain_score(placed.bases[i], pool.bases[near])
     best, nearest, found = plain.max() + pool.gain, (plain.max(), near), None

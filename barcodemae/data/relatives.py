@@ -15,15 +15,6 @@ from ..compute import cores, in_threads
 K = 10 # bases of a k-mer
 SAMPLING = 2 # one in so many different k-mers is kept
 
-def sampled_kmers(
-    codes:np.ndarray, # (L,) bases 0 to 3; 4 and more unknown
-) -> np.ndarray: # (n,) uint32, sorted, each once
-    "The k-mers of a sequence, sampled by a hash."
-    found = np.sort(_kmers_and_starts(codes)[0])
-    return found[_is_first(found)]
-
-def _is_first(ordered): return np.r_[True, ordered[1:] != ordered[:-1]][:len(ordered)] # of equal ones
-
 def _kmers_and_starts(codes): # (L,) -> k-mers in order, and where each begins
     if len(codes) < K:
         return np.zeros(0, np.uint32), np.zeros(0, int)
@@ -34,6 +25,29 @@ def _kmers_and_starts(codes): # (L,) -> k-mers in order, and where each begins
     sampled = (number * np.uint32(2654435761) >> np.uint32(16)) % SAMPLING == 0
     starts = np.flatnonzero((unknown[K:] == unknown[:-K]) & sampled)
     return number[starts], starts
+
+def _kmers_and_rows(rows): # arrays of codes -> k-mers, and the row of each, uint64
+    lengths = np.array([len(r) + 1 for r in rows], int)            # one unknown base between two sequences
+    gap = np.array([4], np.uint8)
+    number, start = _kmers_and_starts(np.concatenate([gap[:0], *(c for r in rows for c in (r, gap))]))
+    row = np.searchsorted(np.cumsum(lengths), start, side='right')
+    return number.astype(np.uint64), row.astype(np.uint64)
+
+# %% ../../nbs/data/relatives.ipynb #65ce9d95
+_HALF = np.uint64(32) # bits of each of two numbers in one
+
+def _two(both): return both >> _HALF, both & np.uint64(2**32 - 1)
+
+def _is_first(ordered): return np.r_[True, ordered[1:] != ordered[:-1]][:len(ordered)] # of equal ones
+
+def sampled_kmers(
+    rows:list, # N arrays of codes: bases 0 to 3; 4 and more unknown
+) -> tuple: # (n,) uint32 k-mers, sorted, each once a sequence; (N + 1,) where those of each begin
+    "The k-mers of sequences, sampled by a hash."
+    number, row = _kmers_and_rows(rows)
+    both = np.sort(row << _HALF | number)
+    row, kmers = _two(both[_is_first(both)])
+    return kmers.astype(np.uint32), np.searchsorted(row, np.arange(len(rows) + 1))
 
 # %% ../../nbs/data/relatives.ipynb #fae4028b
 @dataclass
@@ -54,17 +68,6 @@ class KmerIndex:
         return begin, np.where(there, self.starts[at + there] - begin, 0)
 
 # %% ../../nbs/data/relatives.ipynb #61f04aa2
-def _kmers_and_rows(rows): # arrays of codes -> k-mers, and the row of each, uint64
-    lengths = np.array([len(r) + 1 for r in rows], int)            # one unknown base between two sequences
-    gap = np.array([4], np.uint8)
-    number, start = _kmers_and_starts(np.concatenate([gap[:0], *(c for r in rows for c in (r, gap))]))
-    row = np.searchsorted(np.cumsum(lengths), start, side='right')
-    return number.astype(np.uint64), row.astype(np.uint64)
-
-_HALF = np.uint64(32) # bits of each of two numbers in one
-
-def _two(both): return both >> _HALF, both & np.uint64(2**32 - 1)
-
 def _kmers_of_block(block): # number of the first row, arrays of codes -> k-mer and row in a number, sorted
     number, row = _kmers_and_rows(block[1])
     return np.sort(number << _HALF | row + np.uint64(block[0]))
@@ -102,40 +105,35 @@ class Pool:
     def __len__(self): return len(self.bases)
 
     def shared_kmers(self,
-        rows:list, # N arrays of codes
-        block:int=64, # sequences whose k-mers are looked up at a time
+        sequences:list, # N arrays of codes
+        block:int=2**15, # bases whose k-mers are looked up at a time
     ): # generator of (n,) int64 rows of the pool, (n,) int64 how many k-mers each shares
-        "For each sequence the rows that share sampled k-mers with it; of very many hits, the rarest k-mers."
-        for i in range(0, len(rows), block):
-            kmers, ends = _kmers_of_each(rows[i:i + block])
+        "For each sequence the rows that share sampled k-mers with it; of very many, those of rare ones."
+        number = np.cumsum([len(s) for s in sequences]) // block # of the block in which each ends
+        for together in np.split(np.arange(len(sequences)), np.flatnonzero(np.diff(number)) + 1):
+            kmers, starts = sampled_kmers([sequences[i] for i in together])
             found = [index.postings(kmers) for index, _ in self.indexes]
-            for some in map(slice, ends, ends[1:]):
-                yield _counted(self.indexes, [(begin[some], n[some]) for begin, n in found])
+            for some in map(slice, starts, starts[1:]):
+                yield _counted(self, [(begin[some], n[some]) for begin, n in found])
 
 # %% ../../nbs/data/relatives.ipynb #de515ebe
-MOST_HITS = 2**17 # rows that are counted for a sequence
+MOST_HITS = 2**17 # rows that are counted for a sequence, or as many as there are references
 
-def _rarest(hits): # (q,) rows of each k-mer -> those to count, within `MOST_HITS`, one at least
-    if hits.sum() <= MOST_HITS:
+def _rarest(hits, most): # (q,) rows of each k-mer -> those k-mers that have so many in all, one at least
+    if hits.sum() <= most:
         return slice(None)
-    order, least = np.argsort(hits, kind='stable'), hits[hits > 0].min() if hits.any() else 0
-    return order[np.cumsum(hits[order]) <= max(MOST_HITS, least)]
+    order, least = np.argsort(hits, kind='stable'), hits[hits > 0].min()
+    return order[np.cumsum(hits[order]) <= max(most, least)]
 
 def _ranges(begin, n): # the numbers of all ranges, one after the other
     end = np.cumsum(n, dtype=begin.dtype)
     return np.repeat(begin - (end - n), n) + np.arange(n.sum(), dtype=begin.dtype)
 
 # %% ../../nbs/data/relatives.ipynb #de515ebf
-def _kmers_of_each(rows): # N arrays of codes -> (n,) k-mers, each once a sequence; (N + 1,) where each ends
-    number, row = _kmers_and_rows(rows)
-    both = np.sort(row << _HALF | number)
-    row, kmers = _two(both[_is_first(both)])
-    return kmers.astype(np.uint32), np.searchsorted(row, np.arange(len(rows) + 1))
-
-def _counted(indexes, found): # of each part, where the rows of each k-mer begin, and how many -> rows, counts
-    kept = _rarest(np.sum([n for _, n in found], axis=0))
+def _counted(pool, found): # of each part, where the rows of each k-mer begin, and how many
+    kept = _rarest(np.sum([n for _, n in found], axis=0), max(MOST_HITS, len(pool)))
     rows, counts = [], []
-    for (index, first), (begin, n) in zip(indexes, found):
+    for (index, first), (begin, n) in zip(pool.indexes, found):
         of_part = np.bincount(index.rows.take(_ranges(begin[kept], n[kept])))
         there = np.flatnonzero(of_part)
         rows.append(first + there)

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np, polars as pl
 from fastcore.basics import patch
 from ..arguments import Range, check_fields
-from ..compute import in_threads
+from ..compute import cores, in_threads
 from ..core import InputError
 from ..data.place import place
 from .calibration import reference_calibration
@@ -99,12 +99,14 @@ def _names(self:Identifier, assigned, rank, n):
 def __call__(self:Identifier,
     ids, # Q str
     barcodes, # Q str of A, C, G, T, N (U is T), of any length, on either strand
-    block:int=256, # queries that a core works on at a time
+    block:int=256, # queries that a core works on at a time, at most
 ) -> pl.DataFrame: # Q rows (with `Ask.hits` up to so many per query), see `columns`
     "The answers. Raises `InputError` where ids and barcodes differ in number, or a barcode is no str."
     ids, barcodes = _checked(list(ids), list(barcodes))
     self.reference.load()
-    blocks = [(ids[i:i + block], barcodes[i:i + block]) for i in range(0, len(ids), block)]
+    rounds = -(-len(ids) // (block * cores()))
+    ends = np.linspace(0, len(ids), rounds * cores() + 1).astype(int) # all cores end together
+    blocks = [(ids[a:b], barcodes[a:b]) for a, b in zip(ends, ends[1:]) if a < b]
     frames = in_threads(lambda some: self.block(*some), blocks)
     return pl.concat(frames) if frames else pl.DataFrame(schema=self.columns)
 

@@ -97,7 +97,7 @@ def need_any(
 class Job:
     "What is asked of each batch of queries."
     what: str        # 'identifying', for the progress bar
-    answer: Callable # (ids, barcodes) -> a frame
+    answer: Callable # (ids, barcodes) -> a frame, the id first; it may be one that stands for several
     schema: dict     # of that frame
     key: dict        # all that an answer depends on, apart from the queries
     holds: str = ''  # 'names': may be written in forms that hold names
@@ -189,7 +189,7 @@ def write_answers(
     reading=None, # a `Reading`; its defaults when absent
     quiet=False, # no progress bar
     batch=4096, # queries at a time
-    ask=starmap, # (answer, batches) -> frames in this order: who answers, see `answering`
+    ask=starmap, # (answer, batches) -> a frame for each, in order: who answers, see `answering`
 ) -> pl.DataFrame: # None where a file or standard output was written
     """Answer queries in batches. A file is put in place whole; after a kill the same call resumes. Raises
     `NothingRead` where no record of a file can be read."""
