@@ -1,5 +1,5 @@
 "Forms of tables, where they go, and what is left when a run ends: each form is read back as its reader would."
-import csv, io, itertools, json, os, subprocess, sys, threading, time, warnings
+import csv, io, itertools, json, os, subprocess, sys, threading, time, warnings, weakref
 from pathlib import Path
 
 import numpy as np
@@ -288,9 +288,23 @@ def test_the_bar_counts_what_is_answered_and_the_time_left_what_this_run_did(tmp
         return lengths(names, barcodes)
     with pytest.raises(KeyboardInterrupt): write_answers(query, measuring(answer), tmp_path/'out.tsv', ask=ask)
     assert bars[0].initial == 0 and bars[0].n >= 2 * 4096 * size
+    read, start = output.read_queries, time.time()
+    monkeypatch.setattr(output, 'read_queries', lambda *a, **options: time.sleep(.3) or read(*a, **options))
     write_answers(query, measuring(answer), tmp_path/'out.tsv', ask=ask)
+    assert bars[1].format_dict['elapsed'] < time.time() - start - .25 # reading what was answered before counts for nothing
     assert sum(answered) == n and bars[1].n == query.stat().st_size
     assert abs(bars[1].initial - 2 * 4096 * size) < 2**20
+
+
+def test_pieces_are_opened_one_after_the_other(tmp_path, monkeypatch):
+    opened, most, scan = [], [], pl.scan_parquet
+    def counted(path):
+        opened.append(weakref.ref(frame := scan(path)))
+        most.append(sum(ref() is not None for ref in opened))
+        return frame
+    monkeypatch.setattr(output.pl, 'scan_parquet', counted)
+    write_answers(fasta(tmp_path/'q.fasta'), measuring(), tmp_path/'hits.tsv', quiet=True, batch=2)
+    assert len(most) == 15 and max(most) <= 2
 
 
 @settings(deadline=None, max_examples=30)

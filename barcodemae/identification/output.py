@@ -161,25 +161,29 @@ def _each_once(answer, names, barcodes): # the answers; of equal barcodes one is
 
 # %% ../../nbs/identification/output.ipynb #5d059c7b
 class _Course: # through a file: the bar counts bytes that are answered, wherever the reader is by then
-    def __init__(self, bar):
-        self.bar, self.read, self.ends = bar, 0, deque()
+    def __init__(self, bar, skip, batch):
+        self.bar, self.skip, self.read, self.ends = bar, skip, 0, deque()
+        self.before = skip / (skip + batch) # share of what is read with the first batch that comes before it
+        bar.smoothing = 0                   # the time left by the average speed
 
-    def reads(self, n): self.read = n
+    def reads(self, n): # bytes, at first those that an earlier run answered
+        self.read = n
+        self.bar.update(n - self.bar.n if self.skip else 0)
 
     def batches(self, batches):
-        for batch in batches:
+        for i, batch in enumerate(batches):
+            if not i: # before it, nothing tells how long an answer takes
+                self.skip = 0
+                self.bar.reset()
+                self.bar.initial = self.bar.n = self.bar.last_print_n = int(self.read * self.before)
             self.ends.append(self.read)
             yield batch
 
-    def frames(self, frames, skipped): # share of the first end that an earlier run answered
-        bar = self.bar
-        for i, frame in enumerate(frames):
-            end = self.ends.popleft()
-            if not i: # an earlier run says nothing about the speed of this one
-                bar.initial = bar.n = bar.last_print_n = int(end * skipped)
+    def frames(self, frames):
+        for frame in frames:
             yield frame
-            bar.update(max(0, end - bar.n))
-        bar.update(max(0, self.read - bar.n))
+            self.bar.update(max(0, self.ends.popleft() - self.bar.n))
+        self.bar.update(max(0, self.read - self.bar.n))
 
 # %% ../../nbs/identification/output.ipynb #5d059c7c
 def write_answers(
@@ -198,9 +202,9 @@ def write_answers(
     job = _with_barcodes(job) if FORMS[format].barcodes else job
     with progress(total=file_size(query), desc=job.what, unit='B', quiet=quiet) as bar:
         def frames(skip=0):
-            course = _Course(bar)
+            course = _Course(bar, skip, batch)
             batches = course.batches(read_queries(query, faults, batch, skip, done=course.reads))
-            yield from course.frames(ask(partial(_each_once, job.answer), batches), skip / (skip + batch))
+            yield from course.frames(ask(partial(_each_once, job.answer), batches))
             need_any(faults, query)
         to = _Answers(query, job, frames, batch)
         table = to._table(reading.keep_columns) if out is None else to._write(out, format, reading)
@@ -228,8 +232,9 @@ class _Answers: # to all queries, on their way to a table, a stream or a file
         key, resumes = self.job.key_for(self.query), file_size(self.query) is not None
         with open_pieces(target_of(out), key, resumes) as folder:
             self._into(folder)
-            pieces = [pl.scan_parquet(p) for p in piece_files(folder)]
-            write_table(pieces or [pl.LazyFrame(schema=self.job.schema)], out, format, self.job.about)
+            pieces = (pl.scan_parquet(p) for p in piece_files(folder)) # each keeps memory while it is there
+            none = [pl.LazyFrame(schema=self.job.schema)]
+            write_table(pieces if piece_files(folder) else none, out, format, self.job.about)
 
 # %% ../../nbs/identification/output.ipynb #55e21b9d
 @patch
