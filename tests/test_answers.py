@@ -291,7 +291,8 @@ def test_the_bar_counts_what_is_answered_and_the_time_left_what_this_run_did(tmp
     read, start = output.read_queries, time.time()
     monkeypatch.setattr(output, 'read_queries', lambda *a, **options: time.sleep(.3) or read(*a, **options))
     write_answers(query, measuring(answer), tmp_path/'out.tsv', ask=ask)
-    assert bars[1].format_dict['elapsed'] < time.time() - start - .25 # reading what was answered before counts for nothing
+    assert bars[1].format_dict['elapsed'] < time.time() - start - .25 # what was answered before counts for nothing
+    assert bars[1].miniters == 0 and bars[1].total == query.stat().st_size
     assert sum(answered) == n and bars[1].n == query.stat().st_size
     assert abs(bars[1].initial - 2 * 4096 * size) < 2**20
 

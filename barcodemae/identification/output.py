@@ -162,28 +162,37 @@ def _each_once(answer, names, barcodes): # the answers; of equal barcodes one is
 # %% ../../nbs/identification/output.ipynb #5d059c7b
 class _Course: # through a file: the bar counts bytes that are answered, wherever the reader is by then
     def __init__(self, bar, skip, batch):
-        self.bar, self.skip, self.read, self.ends = bar, skip, 0, deque()
+        self.bar, self.total, self.skip, self.read, self.ends = bar, bar.total, skip, 0, deque()
         self.before = skip / (skip + batch) # share of what is read with the first batch that comes before it
         bar.smoothing = 0                   # the time left by the average speed
+        bar.miniters, bar.dynamic_miniters = 0, False # a second after the last line, however little is new
+        bar.total = None if skip else self.total # no time left while what was answered before is read over
 
-    def reads(self, n): # bytes, at first those that an earlier run answered
+    def reads(self, n): # bytes
         self.read = n
         self.bar.update(n - self.bar.n if self.skip else 0)
 
-    def batches(self, batches):
-        for i, batch in enumerate(batches):
-            if not i: # before it, nothing tells how long an answer takes
-                self.skip = 0
-                self.bar.reset()
-                self.bar.initial = self.bar.n = self.bar.last_print_n = int(self.read * self.before)
-            self.ends.append(self.read)
-            yield batch
+    def _begin(self): # before the first batch, nothing tells how long an answer takes
+        self.skip, self.bar.total = 0, self.total
+        self.bar.reset()
+        self.bar.initial = self.bar.n = self.bar.last_print_n = int(self.read * self.before)
 
-    def frames(self, frames):
-        for frame in frames:
-            yield frame
-            self.bar.update(max(0, self.ends.popleft() - self.bar.n))
-        self.bar.update(max(0, self.read - self.bar.n))
+# %% ../../nbs/identification/output.ipynb #5d059c7d
+@patch
+def _batches(self:_Course, batches): # the same
+    for i, batch in enumerate(batches):
+        if not i:
+            self._begin()
+        self.ends.append(self.read)
+        yield batch
+
+@patch
+def _frames(self:_Course, frames): # the same
+    for frame in frames:
+        yield frame
+        self.bar.update(max(0, self.ends.popleft() - self.bar.n))
+    self.bar.total = self.total
+    self.bar.update(max(0, self.read - self.bar.n))
 
 # %% ../../nbs/identification/output.ipynb #5d059c7c
 def write_answers(
@@ -203,8 +212,8 @@ def write_answers(
     with progress(total=file_size(query), desc=job.what, unit='B', quiet=quiet) as bar:
         def frames(skip=0):
             course = _Course(bar, skip, batch)
-            batches = course.batches(read_queries(query, faults, batch, skip, done=course.reads))
-            yield from course.frames(ask(partial(_each_once, job.answer), batches))
+            batches = course._batches(read_queries(query, faults, batch, skip, done=course.reads))
+            yield from course._frames(ask(partial(_each_once, job.answer), batches))
             need_any(faults, query)
         to = _Answers(query, job, frames, batch)
         table = to._table(reading.keep_columns) if out is None else to._write(out, format, reading)
