@@ -160,9 +160,11 @@ def test_papermill_with_a_parameter_that_the_notebook_lacks(tmp_path):
     at, = [i for i, c in enumerate(source.cells) if 'parameters' in c.metadata.get('tags', [])]
     source.cells = source.cells[at:at + 2]
     nbformat.write(source, tmp_path/'a.ipynb')
+    def run(**given): papermill.execute_notebook(tmp_path/'a.ipynb', tmp_path/'b.ipynb', given, progress_bar=False)
     with pytest.raises(PapermillExecutionError, match='InputError: k: no such parameter of this notebook') as e:
-        papermill.execute_notebook(tmp_path/'a.ipynb', tmp_path/'b.ipynb', dict(k=4), progress_bar=False)
-    assert 'overrides: {k: 4}' in str(e.value) # parameters that it has: every sweep of test_sweep
+        run(k=4)
+    assert 'overrides: {k: 4}' in str(e.value)
+    run(steps=3)
 
 
 def test_only_names_of_the_cell_above_count():

@@ -19,6 +19,14 @@ import numpy as np
 BATCH, WORKERS = 4096, 2
 
 
+def drawn(reads, share, rng):
+    "Bases of all reads in one array, this share of them drawn at random, and where each read ends."
+    bases = np.frombuffer(''.join(reads).encode(), np.uint8).copy()
+    changed = np.flatnonzero(rng.random(len(bases)) < share)
+    bases[changed] = rng.choice(np.frombuffer(b'ACGT', np.uint8), len(changed))
+    return bases, np.cumsum([len(r) for r in reads])
+
+
 def simulate(file, n):
     from barcodemae.data.store import load_dataset
     store, rng = load_dataset('coi_mini'), np.random.default_rng(0)
@@ -26,10 +34,7 @@ def simulate(file, n):
     with open(file, 'w') as out:
         for first in range(0, n, BATCH):
             some = [barcodes[i] for i in rng.integers(len(barcodes), size=min(BATCH, n - first))]
-            bases = np.frombuffer(''.join(some).encode(), np.uint8).copy()
-            changed = np.flatnonzero(rng.random(len(bases)) < .01)
-            bases[changed] = rng.choice(np.frombuffer(b'ACGT', np.uint8), len(changed))
-            ends = np.cumsum([len(b) for b in some])
+            bases, ends = drawn(some, .01, rng)
             out.writelines(f'>s{first + i}\n{bases[end - len(b):end].tobytes().decode()}\n'
                            for i, (b, end) in enumerate(zip(some, ends)))
 
@@ -165,7 +170,7 @@ def main():
     p.add_argument('what', choices=['embed', 'identify', 'weight'])
     p.add_argument('--queries', type=int, nargs='+', default=[20_000, 100_000])
     p.add_argument('--engines', nargs='+', default=['one', 'threads', 'dask', 'tasks', 'data'])
-    p.add_argument('--kill', choices=['both', 'always', 'never'], default='both', help='a worker, in the largest file')
+    p.add_argument('--kill', choices=['both', 'always', 'never'], default='both', help='a worker, see above')
     p.add_argument('--reference', default='-', help='folder made by barcodemae index')
     p.add_argument('-o', '--out', default='many_results.json')
     p.add_argument('--work', nargs=4, help=argparse.SUPPRESS)

@@ -241,9 +241,9 @@ class _Answers: # to all queries, on their way to a table, a stream or a file
         key, resumes = self.job.key_for(self.query), file_size(self.query) is not None
         with open_pieces(target_of(out), key, resumes) as folder:
             self._into(folder)
-            pieces = (pl.scan_parquet(p) for p in piece_files(folder)) # each keeps memory while it is there
-            none = [pl.LazyFrame(schema=self.job.schema)]
-            write_table(pieces if piece_files(folder) else none, out, format, self.job.about)
+            files, none = piece_files(folder), [pl.LazyFrame(schema=self.job.schema)]
+            pieces = (pl.scan_parquet(p) for p in files) # each keeps memory while it is there
+            write_table(pieces if files else none, out, format, self.job.about)
 
 # %% ../../nbs/identification/output.ipynb #55e21b9d
 @patch
