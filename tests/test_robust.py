@@ -122,8 +122,9 @@ def test_a_gapped_score_and_its_columns_are_those_of_another_algorithm(shared, b
     row[50:50 + len(known)] = known
     codes, texts = base_codes(query), (query, relative + shared + shared)
     score, found, extra, _ = align_to_relative(codes, row)
-    how = gaps.GAP_OPEN, gaps.GAP_EXTEND, gaps._SCORES
-    slow, fast = gaps.parasail.sg_trace_striped_16(*texts, *how), gaps.parasail.sg_trace_scan_16(*texts, *how)
+    parasail, scores = gaps._parasail()
+    how = gaps.GAP_OPEN, gaps.GAP_EXTEND, scores
+    slow, fast = parasail.sg_trace_striped_16(*texts, *how), parasail.sg_trace_scan_16(*texts, *how)
     assert gaps.gapped_score(codes, row) == score == slow.score
     ours, theirs = slow.traceback.query, slow.traceback.ref # the two lines of the alignment
     place = np.cumsum([t != '-' for t in theirs]) - 1

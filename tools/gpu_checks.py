@@ -88,15 +88,31 @@ def apart(a, b): # of two results of `gradients`: the larger relative difference
     return max(abs(a[0] - b[0]) / abs(b[0]), ((a[1] - b[1]).norm() / b[1].norm()).item())
 
 
-def last_loss(part, name, compute, stopped):
+def last_loss(part, name, compute, stopped=False, dropout=.1, compiled=None):
     "Training loss at the end of a run of 20 steps; of one that is stopped after its checkpoint, and resumed."
     config = part.config('demo', aligned=True, steps=20, log_steps=5, checkpoint_steps=10, validations=1,
-                         dropout=.1, random_offset=True)
+                         dropout=dropout, compiled=compiled, random_offset=True)
     def stop(history):
         if history()[-1]['step'] >= 15: raise KeyboardInterrupt
     try: train(config, part.store, part.work/name, compute, watch=stop if stopped else None)
     except KeyboardInterrupt: train(config, part.store, part.work/name, compute)
     return [line['loss'] for line in metrics(part.work/name) if 'loss' in line][-1]
+
+
+def dropped_out(part, compute, seeds):
+    "The loss of one batch under each of these seeds, after some steps: dropout is all that they decide."
+    config = part.config('demo', steps=9, dropout=.1)
+    trainer = Trainer(Pretraining(config, part.store), compute, 9)
+    for i in range(3): trainer.step(i)
+    batch = trainer.objective.batch(trainer.batches(3), slice(None), trainer.accelerator.device)
+    losses = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        out = trainer.objective.loss(trainer, batch)
+        trainer.accelerator.backward(out.loss)
+        trainer.model.zero_grad()
+        losses.append(out.loss.item())
+    return losses
 
 
 def smoke(part):
@@ -137,6 +153,13 @@ def smoke(part):
     with part.finding('resumed'):
         losses = [last_loss(part, name, exact, name == 'stopped') for name in ('stopped', 'whole')]
         check('a resumed run: difference of the loss', abs(losses[0] - losses[1]), 2e-3)
+
+    with part.finding('compiled'): # on a GPU by CUDA graphs, which replay the first steps
+        losses = [last_loss(part, f'compiled-{c}', exact, dropout=0., compiled=c) for c in (False, None)]
+        check('compiled for 20 steps: difference of the loss', abs(losses[0] - losses[1]), 2e-3)
+        first, again, other = dropped_out(part, exact, (1, 1, 2))
+        check('dropout of the same seed: difference of the loss', abs(first - again), 1e-6)
+        check('dropout of another seed: is it the same?', first == other, 0)
 
 
 # -- speed: how much of the machine is used? ------------------------------------------------------------
@@ -218,6 +241,8 @@ def speed(part):
         with part.finding(f'{name}, compiled'): compiled_step(part, name, batch, top)
     for name in SHAPES:
         with part.finding(f'embedding, {name}'): embedding_rows(part, name, top)
-    for name, batch in part.size([(n, b) for b in (128, 512, 1024, 2048) for n in SHAPES], []):
-        if part.left < 15: return
-        with part.finding(f'{name}, batch {batch}'): step_row(part, name, batch, False, top)
+    rest = [('paper', 128, True), ('gpu', 2048, True)] # the paper's own batch, and a large one
+    rest += [(name, batch, False) for batch in (128, 512, 1024, 2048) for name in SHAPES]
+    for name, batch, compiled in part.size(rest, []):
+        if part.left < 15 + 20 * compiled: return
+        with part.finding(f'{name}, batch {batch}'): step_row(part, name, batch, compiled, top)

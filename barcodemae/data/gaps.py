@@ -9,7 +9,7 @@ __all__ = ['GAP_OPEN', 'GAP_EXTEND', 'WINDOW', 'SUSPECT', 'BROKEN', 'TRIM_GAIN',
 # %% ../../nbs/data/gaps.ipynb #525623d3
 from functools import lru_cache
 from itertools import groupby
-import numpy as np, parasail
+import numpy as np
 from ..compute import in_threads
 from .place import WEAK, Placed, other_strand, place
 from .relatives import Pool, kmer_index
@@ -18,10 +18,15 @@ from .store import PAD, WIDTH
 # %% ../../nbs/data/gaps.ipynb #7b52925d
 GAP_OPEN = 6 # cost of a gap; an equal base scores 1, a different one -1, an unknown one 0
 GAP_EXTEND = 1 # cost of each further base of a gap
-_SCORES = parasail.matrix_create('ACGTN', 1, -1)
-for _code in range(5):
-    _SCORES[_code, 4] = _SCORES[4, _code] = 0
 _BASES = np.frombuffer(b'ACGTNN', np.uint8)
+
+@lru_cache
+def _parasail(): # and its scores; a machine that only trains has no need of it
+    import parasail
+    scores = parasail.matrix_create('ACGTN', 1, -1)
+    for code in range(5):
+        scores[code, 4] = scores[4, code] = 0
+    return parasail, scores
 
 def _text(codes): return _BASES[codes].tobytes().decode()
 
@@ -43,7 +48,8 @@ def gapped_score(
     columns = relative[relative < PAD]
     if not len(columns) or not len(codes):
         return 0
-    return parasail.sg_scan_16(_text(codes), _text(columns), GAP_OPEN, GAP_EXTEND, _SCORES).score
+    parasail, scores = _parasail()
+    return parasail.sg_scan_16(_text(codes), _text(columns), GAP_OPEN, GAP_EXTEND, scores).score
 
 # %% ../../nbs/data/gaps.ipynb #2be4c6a0
 def align_to_relative(
@@ -55,7 +61,8 @@ def align_to_relative(
     if not len(columns) or not len(codes):
         return 0, None, 0, []
     sequences = _text(codes), _text(relative[columns])
-    found = parasail.sg_trace_scan_16(*sequences, GAP_OPEN, GAP_EXTEND, _SCORES)
+    parasail, scores = _parasail()
+    found = parasail.sg_trace_scan_16(*sequences, GAP_OPEN, GAP_EXTEND, scores)
     at = _positions(found.cigar)
     if not (at >= 0).any():
         return 0, None, 0, []

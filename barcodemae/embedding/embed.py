@@ -71,6 +71,24 @@ def _vectors(encoder, ids, mask, all_layers): # (B, T) each -> (B, D), or (B, la
     unknown = encoder.config.pool_unknown
     return torch.stack([mean_over_kmers(states, ids, mask, unknown) for states in out.hidden_states], 1)
 
+# %% ../../nbs/embedding/embed.ipynb #c2b2d749
+def _fetched(computed, device): # of (rows, vectors): the same on the CPU, from a GPU one batch late
+    last = None
+    for rows, vectors in computed:
+        if device.type != 'cuda':
+            yield rows, vectors.cpu().numpy()
+            continue
+        vectors, copied = vectors.to('cpu', non_blocking=True), torch.cuda.Event()
+        copied.record()
+        if last:
+            last[0].synchronize()
+            yield last[1:]
+        last = copied, rows, vectors.numpy()
+    if last:
+        last[0].synchronize()
+        yield last[1:]
+
+
 # %% ../../nbs/embedding/embed.ipynb #3bebc9b8
 @torch.no_grad()
 def embed(
@@ -86,13 +104,17 @@ def embed(
     bases, compute = check_packed(bases), _ready(encoder, compute)
     c, lengths, size = encoder.config, _lengths(bases), _batch_size(batch_size, compute)
     tokens, out, known = tokens or kmer_tokens(c.k, c.reference), _outputs(len(bases), c, all_layers), []
-    with progress(total=len(bases), desc=desc or '', unit='barcodes', quiet=desc is None) as bar:
+    def computed():
         for rows, length in _batches(lengths, size, c.k):
             batch = torch.from_numpy(np.ascontiguousarray(bases[rows, :length])).to(compute.device)
             ids, mask = tokens(batch, rows)
-            with compute.autocast():
-                out[rows] = _vectors(encoder, ids, mask, all_layers).cpu().numpy()
             known.append((mask & (ids >= FIRST_KMER)).any(1))
+            with compute.autocast():
+                vectors = _vectors(encoder, ids, mask, all_layers)
+            yield rows, vectors
+    with progress(total=len(bases), desc=desc or '', unit='barcodes', quiet=desc is None) as bar:
+        for rows, vectors in _fetched(computed(), compute.device):
+            out[rows] = vectors
             bar.update(len(rows))
     _check_kmers(bases, known, lengths, c.k)
     return out

@@ -71,6 +71,10 @@ def lower_precision(module:nn.Module, # whose forward pass ended; not used
 class MixedNorm(nn.LayerNorm):
     "`nn.LayerNorm`, of states in any precision by weights in any other."
     def forward(self, x): # (..., D)
+        if x.device.type == 'cuda' and not torch.is_grad_enabled():
+            with torch.autocast('cuda', enabled=False): # which would store float32 before and after the norm
+                weights = self.weight.to(x.dtype), self.bias.to(x.dtype)
+                return nn.functional.layer_norm(x, self.normalized_shape, *weights, self.eps)
         if self.weight.dtype in (x.dtype, torch.float32):
             return super().forward(x)
         weights = self.weight.float(), self.bias.float()
@@ -115,7 +119,8 @@ def fuse(model:PreTrainedModel # changed in place
     return model
 
 # %% ../../nbs/model/cpu_layers.ipynb #6da9fcd5
-def compiled(work # a function of tensors
+def compiled(work, # a function of tensors
+             graphs:bool=False # by CUDA graphs? See `torch.compiler.cudagraph_mark_step_begin`
             ): # the same function
     "`work` compiled for each shape; uncompiled on machines that cannot, and after some eight shapes."
     from torch._inductor import config as inductor # takes a moment, so not before it is needed
@@ -124,7 +129,8 @@ def compiled(work # a function of tensors
     for module, name, value in settings:
         if hasattr(module, name):
             setattr(module, name, value)
-    fast, lacking = torch.compile(work, fullgraph=True, dynamic=False), torch._dynamo.exc
+    how = dict(fullgraph=True, dynamic=False, **dict(mode='reduce-overhead') if graphs else {})
+    fast, lacking = torch.compile(work, **how), torch._dynamo.exc
     def run(*args, **kwargs):
         nonlocal fast
         try:
@@ -143,10 +149,11 @@ class CompiledLayer(BertLayer):
         "As of `BertLayer`."
         return (self.fast if self.training else BertLayer.forward)(self, *args, **kwargs)
 
-def compile_training(model:PreTrainedModel # changed in place
+def compile_training(model:PreTrainedModel, # changed in place
+                     graphs:bool=False # layers by CUDA graphs? Each step tells its beginning then
                     ) -> PreTrainedModel: # the same
     "Compile BERT's layers and the loss while they train; other layers stay as they are."
-    fast = compiled(BertLayer.forward)                                # one function for all layers of a shape
+    fast = compiled(BertLayer.forward, graphs)                        # one function for all layers of a shape
     for layer in (m for m in model.modules() if isinstance(m, BertLayer)):
         layer.__class__, layer.fast = CompiledLayer, fast
     model.loss_block = compiled(model.loss_block)

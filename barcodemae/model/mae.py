@@ -84,7 +84,10 @@ class BarcodeEncoder(Pooled, BertModel):
                 return_dict:bool=True, # a tuple, if not
                 **kwargs # of `BertModel`
                ) -> BaseModelOutputWithPoolingAndCrossAttentions:
-        out = super().forward(input_ids, attention_mask, return_dict=True, **kwargs)
+        seen = attention_mask # which transformers inspects where it has two dimensions: a GPU would wait
+        if seen is not None and seen.ndim == 2 and seen.device.type == 'cuda':
+            seen = attended(self, seen)
+        out = super().forward(input_ids, seen, return_dict=True, **kwargs)
         if pooled and input_ids is not None:
             vectors = self.pool(out.last_hidden_state, input_ids, attention_mask)
             out = type(out)(**{**out, 'pooler_output': vectors})

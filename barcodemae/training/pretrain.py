@@ -7,6 +7,7 @@ __all__ = ['Pretraining', 'masked_accuracy', 'train']
 
 # %% ../../nbs/04_train.ipynb #b8be3aef
 import numpy as np, torch
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from fastcore.basics import patch
 from transformers import AutoModelForPreTraining
@@ -31,6 +32,7 @@ class Pretraining(Objective):
         super().__init__(config, store)
         self.name = f'{config.variant} on {config.dataset}'
         self.rows, self.bases, self.kmer_ids = pretraining_rows(store), store.bases, kmer_ids
+        self.graphs = False # are the layers CUDA graphs?
         reference = consensus_of(store, self.rows, config.seed) if config.aligned else None
         self.reference, = broadcast_object_list([reference])
         self.held_out = np.array(store.bases[held_out_rows(store)])
@@ -43,9 +45,10 @@ def make_model(self:Pretraining,
     "A new model of the shape in the settings."
     model = AutoModelForPreTraining.from_config(model_config(self.config, self.reference))
     use_cpu_kernels(model, compute.device)
-    wanted = self.config.compiled
-    if wanted or wanted is None and compute.device.type == 'cuda':
-        model, self.kmer_ids = compile_training(model), compiled(kmer_ids)
+    wanted, cuda = self.config.compiled, compute.device.type == 'cuda'
+    if wanted or wanted is None and cuda:
+        self.graphs = cuda and PartialState().num_processes == 1
+        model, self.kmer_ids = compile_training(model, self.graphs), compiled(kmer_ids)
     return model
 
 @patch
@@ -85,6 +88,8 @@ def loss(self:Pretraining,
          with_metrics:bool=False # keep the logits?
         ): # `loss`, `labels` and, with metrics, `logits`
     "Mean cross-entropy of the masked k-mers, in nats."
+    if self.graphs:
+        torch.compiler.cudagraph_mark_step_begin()
     a, out = trainer.accelerator, trainer.model(*batch, with_logits=with_metrics)
     if a.num_processes > 1:
         counted = (out.labels >= 0).sum().float()
