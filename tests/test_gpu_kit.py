@@ -1,6 +1,7 @@
 """Guards for the prepared GPU run: a part that fails or hangs costs the others nothing, encoders come back
 whole, older timings stay."""
-import importlib.util, json, shutil, subprocess, sys, tarfile
+import importlib.util, json, re, shutil, subprocess, sys, tarfile
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest, torch
@@ -45,6 +46,34 @@ def test_a_part_that_fails_or_hangs_leaves_the_others_their_time(tmp_path):
     assert again.returncode == 1 and 'has results of train' in again.stderr
     shutil.rmtree(tmp_path/'out')
     assert run(tmp_path, '--parts', 'train=7').returncode == 0
+
+
+WITHOUT = """
+import importlib.abc, sys
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in {absent}: raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
+sys.meta_path.insert(0, Absent())
+sys.path[:0] = [{tools!r}]
+import gpu_checks, gpu_order, gpu_training
+from barcodemae.model.tokenizer import tokenizer_of
+"""
+
+
+def needs(package):
+    "Distributions that a package needs without its extras."
+    found = [r for r in requires(package) or () if 'extra ==' not in r]
+    return {re.match(r'[\w.-]+', r)[0].lower() for r in found}
+
+
+def test_a_run_needs_no_package_that_its_machine_may_lack():
+    there = {name.replace('sklearn', 'scikit-learn') for name in (*kit.NEEDED, *kit.WHEELS)}
+    brought = set().union(*map(needs, there))
+    absent = needs('barcodemae') - there - {name.replace('_', '-') for name in brought} - brought
+    assert {'parasail', 'polars'} <= absent
+    program = WITHOUT.format(absent=absent, tools=str(TOOLS))
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_unknown_part_is_told(tmp_path):
