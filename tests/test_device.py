@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from barcodemae.compute import Compute
 from barcodemae.training.finetune import FinetuneConfig, Finetuning
 from barcodemae.evaluation.knn import GenusMonitor, untrained_encoder
-from barcodemae.embedding.embed import embed
+from barcodemae.embedding.embed import _fetched, embed
 from barcodemae.embedding.neighbours import nearest
 from barcodemae.model.cpu_layers import ByteDropout, FusedLinear
 from barcodemae.training.config import make_config, model_config
@@ -97,6 +97,22 @@ def test_embedding_and_neighbours(store, variant):
         assert on.fetched <= 2 * 3, 'copies a batch'
         rows, _ = nearest(np.ones((50, 8)), np.ones((70, 8)), 3, device='meta')
     assert rows.shape == (50, 3)
+
+
+@pytest.mark.parametrize('n', range(4))
+def test_vectors_of_a_gpu_are_read_once_copied(n, monkeypatch):
+    "The next batch is begun before the last one is waited for, and each keeps its rows."
+    told = []
+    class Event:
+        def record(self): pass
+        def synchronize(self): told.append(self)
+    monkeypatch.setattr(torch.cuda, 'Event', Event)
+    def computed():
+        for i in range(n):
+            assert len(told) == max(0, i - 1)
+            yield [i], torch.full((1, 2), float(i))
+    found = [(rows, vectors.tolist()) for rows, vectors in _fetched(computed(), torch.device('cuda'))]
+    assert found == [([i], [[i, i]]) for i in range(n)] and len(told) == n
 
 
 @pytest.mark.filterwarnings('ignore::RuntimeWarning') # all vectors are the same

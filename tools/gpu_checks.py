@@ -142,7 +142,7 @@ def smoke(part):
     with part.finding('embedding'):
         encoder = untrained_encoder(model_config(make_config('demo', hidden_size=64, layers=2)))
         places = (exact, low, Compute(cpu, torch.float32))
-        same, half, here = (unit(embed(encoder, bases, compute=c, desc=None)) for c in places)
+        same, half, here = (unit(embed(encoder, bases, 6, compute=c, desc=None)) for c in places)
         def off(x): return 1 - (x * here).sum(1).min()
         check('embedding as on the CPU: 1 - cosine', off(same), 1e-5)
         check('embedding in bf16: 1 - cosine', off(half), 1e-3)

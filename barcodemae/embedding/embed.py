@@ -72,6 +72,16 @@ def _vectors(encoder, ids, mask, all_layers): # (B, T) each -> (B, D), or (B, la
     return torch.stack([mean_over_kmers(states, ids, mask, unknown) for states in out.hidden_states], 1)
 
 # %% ../../nbs/embedding/embed.ipynb #c2b2d749
+def _computed(encoder, bases, batches, tokens, compute, all_layers, known): # rows, vectors; `known` grows
+    for rows, length in batches:
+        batch = torch.from_numpy(np.ascontiguousarray(bases[rows, :length])).to(compute.device)
+        ids, mask = tokens(batch, rows)
+        known.append((mask & (ids >= FIRST_KMER)).any(1))
+        with compute.autocast():
+            vectors = _vectors(encoder, ids, mask, all_layers)
+        yield rows, vectors
+
+# %% ../../nbs/embedding/embed.ipynb #c2b2d750
 def _fetched(computed, device): # of (rows, vectors): the same on the CPU, from a GPU one batch late
     last = None
     for rows, vectors in computed:
@@ -88,7 +98,6 @@ def _fetched(computed, device): # of (rows, vectors): the same on the CPU, from 
         last[0].synchronize()
         yield last[1:]
 
-
 # %% ../../nbs/embedding/embed.ipynb #3bebc9b8
 @torch.no_grad()
 def embed(
@@ -102,18 +111,12 @@ def embed(
 ) -> np.ndarray: # (N, D) float32, or (N, layers + 1, D)
     "One vector per barcode, or one per layer. `InputError` for a barcode without a k-mer, or not packed."
     bases, compute = check_packed(bases), _ready(encoder, compute)
-    c, lengths, size = encoder.config, _lengths(bases), _batch_size(batch_size, compute)
+    c, lengths = encoder.config, _lengths(bases)
     tokens, out, known = tokens or kmer_tokens(c.k, c.reference), _outputs(len(bases), c, all_layers), []
-    def computed():
-        for rows, length in _batches(lengths, size, c.k):
-            batch = torch.from_numpy(np.ascontiguousarray(bases[rows, :length])).to(compute.device)
-            ids, mask = tokens(batch, rows)
-            known.append((mask & (ids >= FIRST_KMER)).any(1))
-            with compute.autocast():
-                vectors = _vectors(encoder, ids, mask, all_layers)
-            yield rows, vectors
+    batches = _batches(lengths, _batch_size(batch_size, compute), c.k)
+    computed = _computed(encoder, bases, batches, tokens, compute, all_layers, known)
     with progress(total=len(bases), desc=desc or '', unit='barcodes', quiet=desc is None) as bar:
-        for rows, vectors in _fetched(computed(), compute.device):
+        for rows, vectors in _fetched(computed, compute.device):
             out[rows] = vectors
             bar.update(len(rows))
     _check_kmers(bases, known, lengths, c.k)

@@ -68,6 +68,7 @@ def lower_precision(module:nn.Module, # whose forward pass ended; not used
     device = output.device.type
     return output.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else output
 
+# %% ../../nbs/model/cpu_layers.ipynb #f3fb0360
 class MixedNorm(nn.LayerNorm):
     "`nn.LayerNorm`, of states in any precision by weights in any other."
     def forward(self, x): # (..., D)

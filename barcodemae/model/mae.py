@@ -84,10 +84,7 @@ class BarcodeEncoder(Pooled, BertModel):
                 return_dict:bool=True, # a tuple, if not
                 **kwargs # of `BertModel`
                ) -> BaseModelOutputWithPoolingAndCrossAttentions:
-        seen = attention_mask # which transformers inspects where it has two dimensions: a GPU would wait
-        if seen is not None and seen.ndim == 2 and seen.device.type == 'cuda':
-            seen = attended(self, seen)
-        out = super().forward(input_ids, seen, return_dict=True, **kwargs)
+        out = super().forward(input_ids, _seen(self, attention_mask), return_dict=True, **kwargs)
         if pooled and input_ids is not None:
             vectors = self.pool(out.last_hidden_state, input_ids, attention_mask)
             out = type(out)(**{**out, 'pooler_output': vectors})
@@ -161,6 +158,10 @@ def attended(bert:PreTrainedModel, # encoder or decoder
     "The mask in a shape whose values transformers does not inspect, which would stop a GPU."
     kind = bert.config._attn_implementation
     return mask.bool()[:, None, None] if kind in ('sdpa', 'two_products') else mask
+
+def _seen(bert, mask): # on a CPU the mask itself: complete barcodes are faster without one
+    flat = mask is not None and mask.ndim == 2 and mask.device.type == 'cuda'
+    return attended(bert, mask) if flat else mask
 
 @patch
 def encode(self:BarcodeMAEForPreTraining,

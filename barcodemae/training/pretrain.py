@@ -51,6 +51,7 @@ def make_model(self:Pretraining,
         model, self.kmer_ids = compile_training(model, self.graphs), compiled(kmer_ids)
     return model
 
+# %% ../../nbs/04_train.ipynb #2659d8ce
 @patch
 def place(self:Pretraining,
           device, # of the model
