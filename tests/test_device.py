@@ -2,7 +2,7 @@
 
 A mode watches each operation. It refuses tensors of two devices in one operation, kernels that only a CPU has
 and, inside a training step, whatever waits for a value (`.item()`, a copy to the CPU, a mask as an index)."""
-import contextlib, sys
+import contextlib, sys, threading
 
 import numpy as np, pytest, torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -89,6 +89,31 @@ def test_steps_and_validation(store, variant, optimizer):
     assert on.fetched == 0
 
 
+def test_layers_are_graphs_and_each_step_tells_its_beginning(store, monkeypatch):
+    "In the main thread; what a step does between the layers is compiled without them."
+    modes, marks, cuda = {}, [], Compute(torch.device('cuda'), torch.float32)
+    def compile_(work, mode=None, **how):
+        modes[work.__qualname__.rpartition('.')[0] or work.__name__] = mode
+        return work
+    monkeypatch.setattr(torch, 'compile', compile_)
+    monkeypatch.setattr(torch.compiler, 'cudagraph_mark_step_begin', lambda: marks.append(1))
+    make = Pretraining.make_model
+    monkeypatch.setattr(Pretraining, 'make_model', lambda self, compute: make(self, cuda))
+    trainer = Trainer(Pretraining(config(), store), Compute(torch.device('cpu'), torch.float32), 10)
+    for i in range(3): trainer.step(i)
+    assert len(marks) == 3 and modes.pop('BertLayer') == 'reduce-overhead' and set(modes.values()) == {None}
+    objective = Pretraining(config(), store)
+    thread = threading.Thread(target=make, args=(objective, cuda))
+    thread.start(), thread.join()
+    assert not objective.graphs
+
+
+def test_a_mask_is_not_inspected(store):
+    encoder = untrained_encoder(model_config(config())).to('meta')
+    ids = torch.zeros(2, 9, dtype=torch.int64, device='meta')
+    with torch.no_grad(), OnDevice(may_wait=False): encoder(ids, attention_mask=ids.bool())
+
+
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_embedding_and_neighbours(store, variant):
     encoder = untrained_encoder(model_config(config(variant=variant)))
@@ -100,19 +125,24 @@ def test_embedding_and_neighbours(store, variant):
 
 
 @pytest.mark.parametrize('n', range(4))
-def test_vectors_of_a_gpu_are_read_once_copied(n, monkeypatch):
-    "The next batch is begun before the last one is waited for, and each keeps its rows."
-    told = []
+def test_vectors_of_a_gpu_are_read_once_they_are_copied(n, monkeypatch):
+    "And the next batch is begun before the last one is waited for; each keeps its rows."
+    gpu, begun, there, found = torch.device('cuda:1'), [], [], []
     class Event:
-        def record(self): pass
-        def synchronize(self): told.append(self)
+        def record(self, stream):
+            assert stream == ('stream of', gpu)
+            self.batch = begun[-1]
+        def synchronize(self): there.append(self.batch)
     monkeypatch.setattr(torch.cuda, 'Event', Event)
+    monkeypatch.setattr(torch.cuda, 'current_stream', lambda device: ('stream of', device))
     def computed():
         for i in range(n):
-            assert len(told) == max(0, i - 1)
+            begun.append(i)
             yield [i], torch.full((1, 2), float(i))
-    found = [(rows, vectors.tolist()) for rows, vectors in _fetched(computed(), torch.device('cuda'))]
-    assert found == [([i], [[i, i]]) for i in range(n)] and len(told) == n
+    for rows, vectors in _fetched(computed(), gpu):
+        assert there == [*range(rows[0] + 1)] and begun[-1] == min(rows[0] + 1, n - 1)
+        found.append((rows, vectors.tolist()))
+    assert found == [([i], [[i, i]]) for i in range(n)]
 
 
 @pytest.mark.filterwarnings('ignore::RuntimeWarning') # all vectors are the same

@@ -16,7 +16,7 @@ import argparse, json, os, shutil, subprocess, sys, tarfile, tempfile, time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PARTS = dict(smoke=100, speed=100, train=215, long=120, order=570) # seconds at most; the next gets a rest
+PARTS = dict(smoke=125, speed=120, train=195, long=95, order=570) # seconds at most; the next gets a rest
 USUAL = ('smoke', 'speed', 'train', 'long') # parts of a run where none are named
 SOURCES = ('coi_mini', 'coi_wild') # data sets, side by side in one folder; labels are those of the first
 BOTH, STORE = 'coi_wild_mini', 'store' # what they are called together; the folder of the packed data

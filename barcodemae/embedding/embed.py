@@ -89,7 +89,7 @@ def _fetched(computed, device): # of (rows, vectors): the same on the CPU, from 
             yield rows, vectors.cpu().numpy()
             continue
         vectors, copied = vectors.to('cpu', non_blocking=True), torch.cuda.Event()
-        copied.record()
+        copied.record(torch.cuda.current_stream(device)) # that of the copy
         if last:
             last[0].synchronize()
             yield last[1:]

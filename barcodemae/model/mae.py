@@ -160,7 +160,7 @@ def attended(bert:PreTrainedModel, # encoder or decoder
     return mask.bool()[:, None, None] if kind in ('sdpa', 'two_products') else mask
 
 def _seen(bert, mask): # on a CPU the mask itself: complete barcodes are faster without one
-    flat = mask is not None and mask.ndim == 2 and mask.device.type == 'cuda'
+    flat = mask is not None and mask.ndim == 2 and mask.device.type != 'cpu'
     return attended(bert, mask) if flat else mask
 
 @patch

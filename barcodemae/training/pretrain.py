@@ -6,7 +6,7 @@
 __all__ = ['Pretraining', 'masked_accuracy', 'train']
 
 # %% ../../nbs/04_train.ipynb #b8be3aef
-import numpy as np, torch
+import threading, numpy as np, torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from fastcore.basics import patch
@@ -32,7 +32,6 @@ class Pretraining(Objective):
         super().__init__(config, store)
         self.name = f'{config.variant} on {config.dataset}'
         self.rows, self.bases, self.kmer_ids = pretraining_rows(store), store.bases, kmer_ids
-        self.graphs = False # are the layers CUDA graphs?
         reference = consensus_of(store, self.rows, config.seed) if config.aligned else None
         self.reference, = broadcast_object_list([reference])
         self.held_out = np.array(store.bases[held_out_rows(store)])
@@ -47,7 +46,8 @@ def make_model(self:Pretraining,
     use_cpu_kernels(model, compute.device)
     wanted, cuda = self.config.compiled, compute.device.type == 'cuda'
     if wanted or wanted is None and cuda:
-        self.graphs = cuda and PartialState().num_processes == 1
+        main = threading.current_thread() is threading.main_thread() # older PyTorch cannot in others
+        self.graphs = cuda and main and PartialState().num_processes == 1
         model, self.kmer_ids = compile_training(model, self.graphs), compiled(kmer_ids)
     return model
 

@@ -51,6 +51,7 @@ def seed_step(seed:int, # of the run
 class Objective:
     "What a run learns from: a model, batches, a loss, and measurements on held-out barcodes."
     shared = True # do several processes divide a batch among themselves?
+    graphs = False # are layers CUDA graphs, which the second step of a process records?
 
     def __init__(self,
         config:LoopConfig, # settings, with the name of a `dataset`
