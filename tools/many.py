@@ -2,6 +2,7 @@
 
     python tools/many.py embed    --queries 20000 100000 -o nbs/identification/many_results.json
     python tools/many.py identify --queries 16384 --reference FOLDER --engines one threads dask -o nbs/identification/many_results.json
+    python tools/many.py embed    --queries 10000000 --engines dask tasks --kill always -o FILE      hours, 40 GB of disk
     python tools/many.py weight   -o nbs/identification/many_results.json
 
 Queries are simulated: real barcodes of coi_mini, 1 % of their bases drawn at random; 11,632 others are the reference.
