@@ -172,12 +172,14 @@ def _git_commit():
     except (OSError, subprocess.SubprocessError):
         return None
 
-def _cpu_name():
+def _cpu_name(): # where a system names processors of several generations alike, with what this one lacks
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    return next((l.split(':', 1)[1].strip() for l in lines if l.startswith('model name')), platform.machine())
+    first = {l.partition(':')[0].strip(): l.partition(':')[2].strip() for l in reversed(lines)}
+    old = 'flags' in first and 'avx512f' not in first['flags'].split()
+    return first.get('model name', platform.machine()) + ', no AVX-512' * old
 
 # %% ../nbs/ground/compute.ipynb #988e461e
 def machine_record() -> dict:

@@ -130,7 +130,7 @@ def compiled(work, # a function of tensors
     for module, name, value in settings:
         if hasattr(module, name):
             setattr(module, name, value)
-    how = dict(fullgraph=True, dynamic=False, **dict(mode='reduce-overhead') if graphs else {})
+    how = dict(fullgraph=True, dynamic=False, mode='reduce-overhead' if graphs else None)
     fast, lacking = torch.compile(work, **how), torch._dynamo.exc
     def run(*args, **kwargs):
         nonlocal fast

@@ -63,7 +63,7 @@ class Run:
         self.state = dict(step=0, steps=steps, looks=0, seconds=0., untimed=0, best=None)
         self._resume()
         self.board = _tensorboard(self.folder, self.state['step'])
-        self.here, self.saved = 0, time.perf_counter() # steps of this process; last checkpoint
+        self.begun, self.saved = 0, time.perf_counter() # steps of this process; last checkpoint
 
 # %% ../../nbs/training/loop.ipynb #a12bd878
 @patch
@@ -170,10 +170,10 @@ def timed_step(self:Run,
     "One step, on the clock."
     start, state = time.perf_counter(), self.state
     out = self.trainer.step(state['step'], with_metrics)
-    if self.here <= self.trainer.objective.graphs:
+    if self.begun <= self.trainer.objective.graphs:
         wait_for(self.compute.device)
         start, state['untimed'] = time.perf_counter(), state['untimed'] + 1
-    self.here += 1
+    self.begun += 1
     self.total += out.loss.detach()
     state['step'] += 1
     line = self._line(out) if with_metrics else None
