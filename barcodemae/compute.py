@@ -172,7 +172,7 @@ def _git_commit():
     except (OSError, subprocess.SubprocessError):
         return None
 
-def _cpu_name(): # where a system names processors of several generations alike, with what this one lacks
+def _cpu_name(): # with what it lacks: a system may name several generations alike
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
     except OSError:

@@ -160,7 +160,8 @@ def test_papermill_with_a_parameter_that_the_notebook_lacks(tmp_path):
     at, = [i for i, c in enumerate(source.cells) if 'parameters' in c.metadata.get('tags', [])]
     source.cells = source.cells[at:at + 2]
     nbformat.write(source, tmp_path/'a.ipynb')
-    def run(**given): papermill.execute_notebook(tmp_path/'a.ipynb', tmp_path/'b.ipynb', given, progress_bar=False)
+    def run(**given):
+        papermill.execute_notebook(tmp_path/'a.ipynb', tmp_path/'b.ipynb', given, progress_bar=False)
     with pytest.raises(PapermillExecutionError, match='InputError: k: no such parameter of this notebook') as e:
         run(k=4)
     assert 'overrides: {k: 4}' in str(e.value)

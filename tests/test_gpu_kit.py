@@ -52,7 +52,7 @@ WITHOUT = """
 import importlib.abc, sys
 class Absent(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.partition('.')[0] in {absent}: raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
+        if name.partition('.')[0] in {absent}: raise ModuleNotFoundError(f'no {{name}}', name=name)
 sys.meta_path.insert(0, Absent())
 sys.path[:0] = [{tools!r}]
 import gpu_checks, gpu_order, gpu_training

@@ -165,7 +165,8 @@ def smoke(part):
             name = str(compute.dtype).removeprefix('torch.')
             def run(compiled):
                 return last_loss(part, f'{name}-{compiled}', compute, dropout=0., compiled=compiled)
-            check(f'compiled for 20 steps, {name}: difference of the loss', abs(run(False) - run(None)), limit)
+            apart_by = abs(run(False) - run(None))
+            check(f'compiled for 20 steps, {name}: difference of the loss', apart_by, limit)
         skipped = torch._dynamo.utils.counters['inductor']['cudagraph_skips']
         check('layers that were compiled without graphs', 0 if part.small else skipped, 0)
         first, again, other = dropped_out(part, exact, (1, 1, 2))

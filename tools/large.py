@@ -3,8 +3,8 @@
     python tools/large.py 10 REFERENCE -o nbs/experiments/large_now.json
 
 The reads are simulated: samples of `READS` reads, each of `HAPLOTYPES` real barcodes of coi_mini in very
-different numbers (log-normal, sigma 2), none of them in the reference (its partition train), one base in 2,000
-drawn at random and one in 20,000 lost. REFERENCE is a folder made by barcodemae index.
+different numbers (log-normal, sigma 2), none of them in the reference (its partition train), one base in
+2,000 drawn at random and one in 20,000 lost. REFERENCE is a folder made by barcodemae index.
 """
 import argparse, re, signal, subprocess, sys, tempfile, threading, time
 from pathlib import Path

@@ -1,14 +1,15 @@
 """The trial of engines for very many barcodes: time, memory, the same bytes, a worker killed in the middle.
 
     python tools/many.py embed    --queries 20000 100000 -o nbs/identification/many_results.json
-    python tools/many.py identify --queries 16384 --reference FOLDER --engines one threads dask -o nbs/identification/many_results.json
-    python tools/many.py embed    --queries 10000000 --engines dask tasks --kill always -o FILE      hours, 40 GB of disk
+    python tools/many.py identify --queries 16384 --reference FOLDER --engines one threads dask -o ...
+    python tools/many.py embed    --queries 10000000 --engines dask tasks --kill always -o ...  hours, 40 GB
     python tools/many.py weight   -o nbs/identification/many_results.json
 
-Queries are simulated: real barcodes of coi_mini, 1 % of their bases drawn at random; 11,632 others are the reference.
-Engines: `one` process with one thread, with two `threads`, `dask` (as `--workers 2`), Ray's `tasks` in its place,
-and Ray `data`, which reads files of its own (pip install "ray[data]"). The largest file is asked twice by all but the
-first two: the second time a busy worker is killed (--kill always: only this run; never: only the other).
+Queries are simulated: real barcodes of coi_mini, 1 % of their bases drawn at random; 11,632 others are the
+reference. Engines: `one` process with one thread, with two `threads`, `dask` (as `--workers 2`), Ray's `tasks`
+in its place, and Ray `data`, which reads files of its own (pip install "ray[data]"). The largest file is asked
+twice by all but the first two: the second time a busy worker is killed (--kill always: only this run; never:
+only the other).
 """
 import argparse, hashlib, json, os, pickle, subprocess, sys, tempfile, time
 from collections import deque
@@ -81,16 +82,18 @@ def ray_data():
             for n, (names, barcodes) in enumerate(batches):
                 pl.DataFrame(dict(name=names, barcode=barcodes)).write_parquet(f'{folder}/{n:08d}.parquet')
             data = ray.data.read_parquet(folder)
-            how = dict(batch_format='pyarrow', batch_size=BATCH, concurrency=WORKERS, max_restarts=-1, max_task_retries=-1)
-            data = data.map_batches(RayWorker, fn_constructor_args=(pack_job(answer),), **how)
-            for table in data.iter_batches(batch_size=BATCH, batch_format='pyarrow'): yield pl.from_arrow(table)
+            cut, again = dict(batch_format='pyarrow', batch_size=BATCH), dict(max_restarts=-1, max_task_retries=-1)
+            job = (pack_job(answer),)
+            data = data.map_batches(RayWorker, fn_constructor_args=job, concurrency=WORKERS, **cut, **again)
+            for table in data.iter_batches(**cut): yield pl.from_arrow(table)
     yield frames
     ray.shutdown()
 
 
 def work(engine, what, query, reference, out):
     from barcodemae.identification import commands
-    options = dict(one=dict(threads=1), threads=dict(threads=WORKERS), dask=dict(workers=WORKERS)).get(engine, {})
+    options = dict(one=dict(threads=1), threads=dict(threads=WORKERS), dask=dict(workers=WORKERS))
+    options = options.get(engine, {})
     if engine in ('tasks', 'data'):
         other = dict(tasks=ray_tasks, data=ray_data)[engine]
         commands.answering = lambda *_: other() # in place of `many.answering`
@@ -101,7 +104,7 @@ def work(engine, what, query, reference, out):
 # watched from outside
 
 def watch(command, pieces, n, kill):
-    "Seconds, CPU seconds, peak memory (GB) of a command and all its processes; a busy worker killed on the way."
+    "Seconds, CPU seconds, peak memory (GB) of a command and all its processes; a worker killed on the way."
     import psutil
     start, cpu, peak, first, killed = time.time(), {}, {}, 0, None
     process = subprocess.Popen([str(c) for c in command], stderr=subprocess.DEVNULL)
@@ -150,7 +153,8 @@ def trial(a, folder):
                 digests.append(digest(out))
                 out.unlink(missing_ok=True)
                 same = bool(digests[0]) and digests[-1] == digests[0]
-                found |= dict(what=a.what, engine=engine, n=n, same=same, load=os.getloadavg()[0])
+                found |= dict(what=a.what, engine=engine, n=n, same=same, load=os.getloadavg()[0],
+                              cpu=machine_record()['cpu'])
                 known[f'{a.what} | {n} | {engine}{" | a worker killed" * kill}'] = found
                 known['machine'], known['date'] = machine_record(), time.strftime('%Y-%m-%d')
                 write_json(a.out, known)
@@ -179,7 +183,8 @@ def main():
     if a.work: return work(a.work[0], a.what, *a.work[1:])
     if a.what == 'weight':
         from barcodemae.core import read_json, write_json
-        return write_json(a.out, read_json(a.out) | dict(weight={p: weight(p) for p in ('distributed', 'ray[data]')}))
+        weights = {name: weight(name) for name in ('distributed', 'ray[data]')}
+        return write_json(a.out, read_json(a.out) | dict(weight=weights))
     with tempfile.TemporaryDirectory() as folder: trial(a, Path(folder))
 
 
