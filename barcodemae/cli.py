@@ -11,7 +11,7 @@ import argparse, ast, os, re, sys, textwrap, warnings
 from dataclasses import MISSING
 from importlib import import_module
 from . import __version__
-from .options import about_module, options_of
+from .options import about_module, docstring_of, options_of
 
 # %% ../nbs/identification/cli.ipynb #6d65a61d
 GROUPS = { # what it is for -> {command: module, and function where it is not `main`}
@@ -45,7 +45,7 @@ def about(
     module, _, function = COMMANDS[command].partition(':')
     if not function:
         return about_module(module)
-    return options_of(module, function)[0].split('\n')[0].split(' Raises ')[0]
+    return docstring_of(module, function).split('\n')[0].split(' Raises ')[0]
 
 # %% ../nbs/identification/cli.ipynb #c6d66280
 SHORT = dict(out='-o', settings='-p')
@@ -159,18 +159,18 @@ def _add_command(commands, name):
 
 # %% ../nbs/identification/cli.ipynb #b7e8d1a2
 def parser(
-    only=None, # a key of `COMMANDS`, where no other is asked for: reading about all takes longer
+    of=tuple(COMMANDS), # commands whose options are told: reading about all takes longer; none: their names
 ) -> argparse.ArgumentParser:
     "All that the command understands."
-    raw, lines = argparse.RawDescriptionHelpFormatter, '' if only else overview()
+    raw, lines = argparse.RawDescriptionHelpFormatter, '' if len(of) == 1 else overview()
     top = argparse.ArgumentParser('barcodemae', formatter_class=raw, usage='barcodemae COMMAND ...',
         description='Read DNA barcodes (COI): name them, embed them, group them.\n' + lines,
         epilog='barcodemae COMMAND --help tells more about each.\n\n' + STATUS)
     top.add_argument('--version', action='version', version=f'barcodemae {__version__}')
     commands = top.add_subparsers(dest='command', metavar='COMMAND', required=True, prog='barcodemae',
                                    help=argparse.SUPPRESS)
-    for name in [only] if only else COMMANDS:
-        if has_main(name):
+    for name in of or COMMANDS:
+        if has_main(name) or not of:
             commands.add_parser(name, add_help=False)
         else:
             _add_command(commands, name)
@@ -199,7 +199,7 @@ def _say(message, *_, **__):
     print(message, file=sys.stderr) # a warning, without the place in the code
 
 def _understood(arguments): # options by name; else the usage of that command, and exit status 2
-    top = parser(arguments[0] if arguments and arguments[0] in COMMANDS else None)
+    top = parser(tuple(a for a in arguments[:1] if a in COMMANDS))
     options, rest = top.parse_known_args(arguments)
     wrong = f"unrecognized arguments: {' '.join(rest)}" if rest else ''
     if (threads := getattr(options, 'threads', None)) is not None and threads < 1:

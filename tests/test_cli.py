@@ -98,7 +98,7 @@ class Tuning(Loop):
 def tune(out, # folder
          *, config:Tuning): pass
 ''')
-    monkeypatch.setattr(options, '_module_file', lambda module: tmp_path/f'{module}.py')
+    monkeypatch.setattr(options, '_text', lambda module: (tmp_path/f'{module}.py').read_text())
     found = [(o.name, o.default, o.doc) for o in options.options_of('m', 'tune')[1]]
     assert found[1:] == [('steps', 3, 'updates'), ('rate', .1, 'peak'), ('ranks', ['genus'], 'heads')]
     assert found[0][0] == 'out' and found[0][2] == 'folder'
@@ -116,6 +116,15 @@ def test_help_and_completion_load_nothing_heavy():
         ask = f'from barcodemae import cli\ntry: cli.main({arguments!r})\nexcept SystemExit: pass'
         assert imported(ask) == set(), arguments
     assert imported("from barcodemae import cli; cli.main(['completion', 'bash'])") == set()
+
+
+def test_the_overview_reads_no_comments(monkeypatch, capsys):
+    "They are what takes longest, and only the options of a command need them."
+    monkeypatch.setattr('barcodemae.options._comments', lambda module: 1/0)
+    with pytest.raises(SystemExit): cli.main(['--help'])
+    said = capsys.readouterr().out
+    assert all(name in said for name in COMMANDS)
+    with pytest.raises(ZeroDivisionError): cli.main(['identify', '--help'])
 
 
 def test_help_is_in_groups_and_says_what_comes_first(capsys):

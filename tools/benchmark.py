@@ -105,14 +105,18 @@ def ward(n, width, clusters, library='barcodemae', labels=None):
     return took | dict(n=n)
 
 
-def umap(n, width, to):
-    "Vectors reduced with UMAP, by cosine, from a fixed seed; neighbours are found as for more than 4,096."
+def umap(ns, width, to):
+    """Vectors reduced with UMAP, by cosine, from a fixed seed; neighbours are found as for more than 4,096.
+    Smaller numbers first: it is compiled once, and what a larger one needs is new memory."""
     from umap import UMAP
     from functools import partial
     make = partial(UMAP, metric='cosine', random_state=0, n_jobs=1, force_approximation_algorithm=True)
-    x = clustered(n, width, 1)
-    make(n_components=2).fit(x[:500]) # compiles
-    return measure(lambda: make(n_components=to).fit_transform(x)) | dict(n=n)
+    make(n_components=2).fit(clustered(500, width, 1)) # compiles
+    found = []
+    for n in ns:
+        x = clustered(n, width, 1)
+        found.append(measure(lambda: make(n_components=to).fit_transform(x)) | dict(n=n))
+    return found
 
 
 # -- the table -------------------------------------------------------------------------------------

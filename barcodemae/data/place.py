@@ -8,8 +8,9 @@ __all__ = ['BATCH', 'SHORT', 'STRANDS', 'SLACK', 'WEAK', 'LONG', 'AGAIN', 'base_
 
 # %% ../../nbs/data/place.ipynb #193320c5
 from dataclasses import dataclass
+from itertools import count
 import numpy as np
-from scipy import fft
+from numpy import fft
 from ..arguments import check_list
 from ..compute import in_threads
 from ..core import InputError
@@ -28,19 +29,24 @@ def base_codes(
     return _CODE[np.frombuffer(barcode.encode(), np.uint8)]
 
 # %% ../../nbs/data/place.ipynb #2cd3ace6
-BATCH, SHORT = 256, 740 # sequences transformed together; those up to this length share one transform
+BATCH, SHORT = 64, 740 # sequences transformed together; those up to this length share one transform
+_NUMBERS = np.zeros((2, 6), complex) # of each code; NumPy transforms those of 64 bits slower
+_NUMBERS[0, :2] = _NUMBERS[1, 2:4] = 1, 1j
 
-def _kernels(consensus): # (2, 4, 660): scores of each base in each column, of both strands
+def _kernels(consensus): # (2, 2, 660): scores of each base in each column, of both strands
     columns = base_codes(consensus)
     plus = np.where(np.arange(4)[:, None] == columns, 2., -1.) * (columns < 4)
-    return np.stack([plus, plus[::-1, ::-1]]).astype(np.float32)  # A and T, C and G: codes reversed
+    both = np.stack([plus, plus[::-1, ::-1]])                     # A and T, C and G: codes reversed
+    return both[:, ::2] + 1j * both[:, 1::2]
 
-def _onehot(rows, length): # of codes -> (B, 4, length)
-    x = np.zeros((len(rows), 4, length), np.float32)
-    for i, codes in enumerate(rows):
-        known = np.flatnonzero(codes < 4)
-        x[i, codes[known], known] = 1
-    return x
+def _onehot(rows, length): # of codes -> (2, B, length)
+    codes = np.full((len(rows), length), 4, np.uint8)
+    for padded, row in zip(codes, rows):
+        padded[:len(row)] = row
+    return np.stack([numbers.take(codes) for numbers in _NUMBERS])
+
+def _fast(n): # the first length from `n` on that only 2, 3 and 5 divide: its transform is fast
+    return next(m for m in count(n) if pow(30, 64, m) == 0)
 
 # %% ../../nbs/data/place.ipynb #e0779e62
 STRANDS = dict(both=(0, 1), plus=(0,), minus=(1,))
@@ -62,12 +68,13 @@ def locate(
     start, minus, score = np.zeros(N, int), np.zeros(N, bool), np.full(N, -np.inf)
     group = np.where(lengths <= SHORT, SHORT, 2**np.ceil(np.log2(np.maximum(lengths, 2))).astype(int))
     for size in np.unique(group):
-        members, n = np.flatnonzero(group == size), fft.next_fast_len(int(size) + WIDTH, real=True)
-        kernels = fft.rfft(_kernels(consensus.ljust(WIDTH, 'N')), n)
+        members, n = np.flatnonzero(group == size), _fast(int(size) + WIDTH)
+        kernels = fft.fft(_kernels(consensus.ljust(WIDTH, 'N')), n)
         def fill(some):
-            x = fft.rfft(_onehot([rows[i] for i in some], int(size)), n).conj()
+            x = fft.fft(_onehot([rows[i] for i in some], n)).conj()
             for side in STRANDS[strand]:
-                at, value = _best(fft.irfft((x * kernels[side]).sum(1), n))
+                found = fft.ifft(x[0] * kernels[side][0] + x[1] * kernels[side][1])
+                at, value = _best(found.real.round())            # of equal scores the first, on any CPU
                 better = value > score[some]
                 start[some[better]], minus[some[better]] = at[better], side == 1
                 score[some] = np.maximum(value, score[some])
