@@ -10,6 +10,7 @@ from barcodemae.embedding.evolution import site_table, site_weights
 from barcodemae.identification.model import DEFAULT_MODEL, Model
 from barcodemae.model.columns import ColumnConfig, ColumnEncoder
 from barcodemae.model.tokenizer import kmer_ids
+from barcodemae.training import compare
 from barcodemae.training.commands import train
 from barcodemae.training.config import make_config
 
@@ -115,7 +116,8 @@ def test_settings_that_it_has_not_are_refused(tmp_path):
         train(tmp_path/'run', preset='columns', dataset='demo', settings=dict(steps=5))
 
 
-def test_barcodes_of_a_user_become_an_encoder_in_one_command(tmp_path, barcodes, capsys):
+def test_barcodes_of_a_user_become_an_encoder_in_one_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, 'LABELLED', 'no such data set')        # with labels: test_ladder.py
     store = load_dataset('demo')
     some = store.sequences(store.rows('pretrain')[:300])
     (tmp_path/'mine.fasta').write_text(''.join(f'>r{i}\n{b}\n' for i, b in enumerate(some)))

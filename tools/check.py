@@ -1,6 +1,7 @@
 """Everything that must hold: each notebook through nbdev_test, pytest on tests/, and the repository's checks.
 
-One line each as it ends; the last line is `N passed, N failed`, where N counts notebooks, tests and checks.
+One line each as it ends, with the slowest of many tests; the last line is `N passed, N failed`, where N
+counts notebooks, tests and checks.
 """
 import filecmp, multiprocessing, os, shutil, subprocess, sys, tempfile, time
 import xml.etree.ElementTree as xml
@@ -15,7 +16,8 @@ LIMIT = 1100 # seconds for one notebook or for pytest; all of it is to stay unde
 SLOW_IMPORTS = ['nbdev.test', 'torch', 'transformers.models.bert.modeling_bert', 'accelerate', 'polars',
                 'sklearn.metrics', 'seaborn', 'umap', 'openTSNE']
 
-# Notebooks are processes split off from one that has imported these and nothing of the project: that saves each some seconds.
+# Notebooks are processes split off from one that has imported these and nothing of the project: that saves
+# each some seconds.
 processes = multiprocessing.get_context('forkserver' if sys.platform == 'linux' else 'spawn')
 processes.set_forkserver_preload(SLOW_IMPORTS)
 
@@ -24,7 +26,8 @@ def run(*command, cwd=ROOT):
     "`(went well, what it said)`."
     try: done = subprocess.run([str(c) for c in command], cwd=cwd, text=True, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, timeout=LIMIT)
-    except subprocess.TimeoutExpired as e: return False, f'{(e.stdout or b"").decode()[-3000:]}\nstopped after {LIMIT} seconds'
+    except subprocess.TimeoutExpired as e:
+        return False, f'{(e.stdout or b"").decode()[-3000:]}\nstopped after {LIMIT} seconds'
     return done.returncode == 0, done.stdout
 
 
@@ -33,7 +36,7 @@ def notebooks(): return sorted(p for p in (ROOT/'nbs').rglob('*.ipynb')
 
 
 def nbdev_test(path, said):
-    "What the command `nbdev_test path` does, its output in the file `said`; ends the process with 1 when a cell fails."
+    "What the command `nbdev_test path` does, its output in the file `said`; the process ends with 1 if it fails."
     with open(said, 'w') as file:
         for stream in (1, 2): os.dup2(file.fileno(), stream)
     from nbdev.test import nbdev_test
@@ -48,17 +51,25 @@ def test_notebook(path):
         process.kill()
         process.join()
         ok, text = process.exitcode == 0, said.read_text(errors='replace') if said.exists() else ''
-    return int(ok), int(not ok), 0, text + f'\n{path} ended with {process.exitcode} (-9: killed, here after {LIMIT} seconds)'
+    text += f'\n{path} ended with {process.exitcode} (-9: killed, here after {LIMIT} seconds)'
+    return int(ok), int(not ok), 0, text
 
 
-def run_pytest(files):
+def slowest(suite, n=4):
+    "The tests of a group that took longest."
+    took = sorted(((float(c.get('time')), c.get('name')) for c in suite.iter('testcase')), reverse=True)
+    return 'slowest: ' + ', '.join(f'{name} {seconds:.0f} s' for seconds, name in took[:n])
+
+
+def run_pytest(part):
+    files = sorted((ROOT/'tests').glob('test_*.py'))[part::GROUPS]
     with tempfile.TemporaryDirectory() as folder:
         ok, said = run(sys.executable, '-m', 'pytest', *files, f'--junitxml={folder}/tests.xml')
         try: suite = xml.parse(f'{folder}/tests.xml').getroot().find('testsuite')
         except (OSError, xml.ParseError): return 0, 1, 0, said
     total, bad, skipped = (sum(int(suite.get(k)) for k in keys)
                            for keys in (['tests'], ['failures', 'errors'], ['skipped']))
-    return total - bad - skipped, max(bad, int(not ok)), skipped, said
+    return total - bad - skipped, max(bad, int(not ok)), skipped, slowest(suite) if ok else said
 
 
 def project_copy(folder):
@@ -126,7 +137,8 @@ def main():
             'check: README fresh': readme_fresh,
             'check: outputs belong to their cells': outputs_fresh,
             'check: ruff': ruff,
-            **{f'pytest tests/, files {i + 1}, {i + 1 + GROUPS}, ...': lambda i=i: run_pytest(sorted((ROOT/'tests').glob('test_*.py'))[i::GROUPS]) for i in range(GROUPS)}}
+            **{f'pytest tests/, files {i + 1}, {i + 1 + GROUPS}, ...': lambda i=i: run_pytest(i)
+               for i in range(GROUPS)}}
     # the long ones, which stand last, begin first
     jobs.update({str(p.relative_to(ROOT)): lambda p=p: test_notebook(p) for p in reversed(notebooks())})
     def timed(name):
@@ -141,8 +153,8 @@ def main():
             detail = f'  {counts[0]} passed, {counts[1]} failed' + (f', {counts[2]} skipped' if counts[2]
                 else '') if sum(counts) > 1 else ''
             print(f"{'FAIL' if counts[1] else 'pass'}  {seconds:5.0f} s  {name}{detail}", flush=True)
-            if counts[1]: print('\n'.join('    ' + line for line in said.strip().splitlines()[-60:]),
-                                flush=True)
+            if counts[1] or name.startswith('pytest'):
+                print('\n'.join('    ' + line for line in said.strip().splitlines()[-60:]), flush=True)
     passed, failed, skipped = totals
     print(f'test: {time.time() - begin:.0f} seconds')
     print(f'{passed} passed, {failed} failed' + (f', {skipped} skipped' if skipped else ''))

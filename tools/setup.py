@@ -113,7 +113,8 @@ def main():
     install('-e', '.[notebooks]')
     say('compiling it')
     # on all cores, where pip would use one
-    run(PY, '-m', 'compileall', '-q', '-j', '0', *VENV.glob('lib/python*/site-packages'), must=False)
+    places = *VENV.glob('lib/python*/site-packages'), 'barcodemae'
+    run(PY, '-m', 'compileall', '-q', '-j', '0', *places, must=False)
     (VENV/'.installed').touch()
     say(f'done in {time.time() - start:.0f} seconds')
 
