@@ -1,5 +1,5 @@
-"""Guards for barcodemae.data.align: starts against a plain loop, references found from shuffled starts, what
-falls off either end, embedding on a reference."""
+"""Guards for barcodemae.data.align and place: starts against a plain loop, references found from shuffled starts,
+what falls off either end, embedding on a reference."""
 import numpy as np, torch
 from hypothesis import given, settings, strategies as st
 
@@ -7,6 +7,8 @@ from barcodemae.compute import Compute
 from barcodemae.embedding.embed import embed
 from barcodemae.model.mae import BarcodeEncoder, BarcodeMAEConfig
 from barcodemae.data.align import consensus, align_to_gene, start_positions
+from barcodemae.data.noise import reverse_complement
+from barcodemae.data.place import base_codes, locate
 from barcodemae.data.store import WIDTH, pack, unpack
 
 GENE = ''.join(np.random.default_rng(0).choice(list('ACGT'), 760, p=[.35, .15, .15, .35]))
@@ -29,6 +31,22 @@ def test_starts_equal_a_plain_loop(barcode, reference):
     best = max(score(barcode, reference, s) for s in range(-reach, reach + 1))
     if best > len(barcode.replace('N', '')) / 4: assert score(barcode, reference, found) == best
     else: assert found == 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.text('ACGTN', min_size=1, max_size=60), st.text('ACGTN', min_size=1, max_size=40), st.booleans(),
+       st.integers(1, 900))
+def test_places_equal_a_plain_loop_in_any_company(barcode, reference, turned, more):
+    given = reverse_complement(barcode) if turned else barcode
+    others = [base_codes(GENE[:more]), base_codes('N' * more)]
+    start, minus, each = locate([*others[:1], base_codes(given), *others], reference)
+    strands = {False: given, True: reverse_complement(given)}
+    scores = {m: [score(b, reference, s) for s in range(-len(b), len(reference))] for m, b in strands.items()}
+    best, known = max(map(max, scores.values())), max(1, sum(c in 'ACGT' for c in given))
+    assert abs(each[1] * known - best) < 1e-6
+    assert best <= 0 or score(strands[bool(minus[1])], reference, start[1]) == best
+    alone = locate([base_codes(given)], reference)
+    assert (start[1], minus[1]) == (alone[0][0], alone[1][0])
 
 
 def test_a_missing_base_and_a_stranger():

@@ -36,7 +36,7 @@ def notebooks(): return sorted(p for p in (ROOT/'nbs').rglob('*.ipynb')
 
 
 def nbdev_test(path, said):
-    "What the command `nbdev_test path` does, its output in the file `said`; the process ends with 1 if it fails."
+    "What the command `nbdev_test path` does, its output in the file `said`, and exit status 1 if it fails."
     with open(said, 'w') as file:
         for stream in (1, 2): os.dup2(file.fileno(), stream)
     from nbdev.test import nbdev_test

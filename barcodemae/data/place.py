@@ -52,6 +52,7 @@ def _fast(n): # the first length from `n` on that only 2, 3 and 5 divide: its tr
 STRANDS = dict(both=(0, 1), plus=(0,), minus=(1,))
 
 def _best(found): # (B, n) correlations, negative starts at the end -> start and its correlation, both (B,)
+    found = found.round()                                         # of equal scores the first, on any CPU
     at = found.argmax(1)
     return np.where(at >= WIDTH, at - found.shape[1], at), found[np.arange(len(found)), at]
 
@@ -73,8 +74,7 @@ def locate(
         def fill(some):
             x = fft.fft(_onehot([rows[i] for i in some], n)).conj()
             for side in STRANDS[strand]:
-                found = fft.ifft(x[0] * kernels[side][0] + x[1] * kernels[side][1])
-                at, value = _best(found.real.round())            # of equal scores the first, on any CPU
+                at, value = _best(fft.ifft((x * kernels[side][:, None]).sum(0)).real)
                 better = value > score[some]
                 start[some[better]], minus[some[better]] = at[better], side == 1
                 score[some] = np.maximum(value, score[some])
