@@ -1,11 +1,11 @@
 """Guards for barcodemae.evaluation.clustering: the clusters of scikit-learn, their numbers, faults."""
-import numpy as np, pytest, torch
+import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 
 from barcodemae.evaluation.clustering import agreement, cluster_labels, clustering_rows, cut, estimate_clusters
-from barcodemae.evaluation.clustering import otu_name, umap_reduce, ward, ward_tree
+from barcodemae.evaluation.clustering import otu_name, ward, ward_tree
 
 
 @settings(max_examples=30, deadline=None)
@@ -58,15 +58,6 @@ def test_a_cut_of_equal_heights_has_the_asked_number():
 @pytest.mark.parametrize('size', [1, 2, 3, 4])
 def test_a_handful_of_vectors(size):
     assert 1 <= estimate_clusters(np.eye(4)[:size]) <= size
-
-
-def test_umap_leaves_torchs_threads_alone():
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        assert umap_reduce(np.random.default_rng(0).normal(size=(40, 6)), 3).shape == (40, 3)
-        assert torch.get_num_threads() == 1
-    finally: torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize('start, name', [('BOLD:', 'BIN'), ('OTU:', 'OTU'), ('SIM:', 'OTU')])

@@ -11,7 +11,7 @@ from barcodemae.data.faults import Faults
 from barcodemae.data.labelled import LabelReport, Labelling, read_labelled
 from barcodemae.data.query import read_sequences
 
-TRIES = int(os.environ.get('BARCODEMAE_FUZZ', 400)) # damaged files of each kind
+TRIES = int(os.environ.get('BARCODEMAE_FUZZ', 240)) # damaged files of each kind
 RANKS = ('kingdom', 'phylum', 'class', 'order', 'family', 'genus', 'species')
 RECORDS = 12
 

@@ -185,7 +185,7 @@ def test_round_trip_in_any_mixture(records, styles):
     assert read_headers(heads).select('processid', *PLACED, 'species', 'style').rows() == expected
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.text(alphabet='AaBb_ ;:,|=.#[]()<>-0159\t', max_size=40), max_size=5))
 def test_any_header_is_read(heads):
     frame = read_headers(heads)
