@@ -229,6 +229,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'barcodemae.bench.weights.tensors': ( 'bench/weights.html#tensors',
                                                                                 'barcodemae/bench/weights.py')},
             'barcodemae.cli': { 'barcodemae.cli._add_command': ('identification/cli.html#_add_command', 'barcodemae/cli.py'),
+                                'barcodemae.cli._asked': ('identification/cli.html#_asked', 'barcodemae/cli.py'),
                                 'barcodemae.cli._call': ('identification/cli.html#_call', 'barcodemae/cli.py'),
                                 'barcodemae.cli._fail': ('identification/cli.html#_fail', 'barcodemae/cli.py'),
                                 'barcodemae.cli._fish': ('identification/cli.html#_fish', 'barcodemae/cli.py'),

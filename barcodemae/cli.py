@@ -10,6 +10,7 @@ __all__ = ['GROUPS', 'COMMANDS', 'SHORT', 'PLACEHOLDERS', 'EXAMPLES', 'STATUS', 
 import argparse, ast, os, re, sys, textwrap, warnings
 from dataclasses import MISSING
 from importlib import import_module
+from itertools import takewhile
 from . import __version__
 from .options import about_module, docstring_of, options_of
 
@@ -194,12 +195,17 @@ def run(
     elif isinstance(found, (str, dict)):
         print(found)
 
+# %% ../nbs/identification/cli.ipynb #d3f1a2b4
+def _asked(arguments): # the command that is called; none where help on all is wanted
+    before = list(takewhile(lambda a: a not in COMMANDS, arguments))
+    return () if {'-h', '--help'} & set(before) else tuple(arguments[len(before):][:1])
+
 # %% ../nbs/identification/cli.ipynb #337a803f
 def _say(message, *_, **__):
     print(message, file=sys.stderr) # a warning, without the place in the code
 
 def _understood(arguments): # options by name; else the usage of that command, and exit status 2
-    top = parser(tuple(a for a in arguments[:1] if a in COMMANDS))
+    top = parser(_asked(arguments))
     options, rest = top.parse_known_args(arguments)
     wrong = f"unrecognized arguments: {' '.join(rest)}" if rest else ''
     if (threads := getattr(options, 'threads', None)) is not None and threads < 1:

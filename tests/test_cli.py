@@ -99,6 +99,7 @@ def tune(out, # folder
          *, config:Tuning): pass
 ''')
     monkeypatch.setattr(options, '_text', lambda module: (tmp_path/f'{module}.py').read_text())
+    for cache in (options._tree, options._comments): monkeypatch.setattr(options, cache.__name__, cache.__wrapped__)
     found = [(o.name, o.default, o.doc) for o in options.options_of('m', 'tune')[1]]
     assert found[1:] == [('steps', 3, 'updates'), ('rate', .1, 'peak'), ('ranks', ['genus'], 'heads')]
     assert found[0][0] == 'out' and found[0][2] == 'folder'
@@ -116,6 +117,16 @@ def test_help_and_completion_load_nothing_heavy():
         ask = f'from barcodemae import cli\ntry: cli.main({arguments!r})\nexcept SystemExit: pass'
         assert imported(ask) == set(), arguments
     assert imported("from barcodemae import cli; cli.main(['completion', 'bash'])") == set()
+
+
+def test_an_option_before_the_command_is_the_one_that_is_blamed(capsys):
+    with pytest.raises(SystemExit) as end: cli.main(['--nope', 'identify', 'x', '--reference', 'y'])
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and 'unrecognized arguments: --nope\n' in said and '--cutoff' in said
+    with pytest.raises(SystemExit) as end: cli.main(['--nope', 'identify', '--help'])
+    assert end.value.code == 0 and '--cutoff' in capsys.readouterr().out
+    with pytest.raises(SystemExit): cli.main(['--help', 'identify'])
+    assert 'doctor' in capsys.readouterr().out
 
 
 def test_the_overview_reads_no_comments(monkeypatch, capsys):

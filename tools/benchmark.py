@@ -107,7 +107,8 @@ def ward(n, width, clusters, library='barcodemae', labels=None):
 
 def umap(ns, width, to):
     """Vectors reduced with UMAP, by cosine, from a fixed seed; neighbours are found as for more than 4,096.
-    Smaller numbers first: it is compiled once, and what a larger one needs is new memory."""
+    In one process, smaller numbers first: it is compiled once. Memory that a smaller one left there and a larger
+    one takes again does not count."""
     from umap import UMAP
     from functools import partial
     make = partial(UMAP, metric='cosine', random_state=0, n_jobs=1, force_approximation_algorithm=True)

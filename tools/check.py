@@ -57,8 +57,9 @@ def test_notebook(path):
 
 def slowest(suite, n=4):
     "The tests of a group that took longest."
-    took = sorted(((float(c.get('time')), c.get('name')) for c in suite.iter('testcase')), reverse=True)
-    return 'slowest: ' + ', '.join(f'{name} {seconds:.0f} s' for seconds, name in took[:n])
+    took = sorted(suite.iter('testcase'), key=lambda case: -float(case.get('time')))[:n]
+    named = (f"{c.get('classname')}::{c.get('name')} {float(c.get('time')):.0f} s" for c in took)
+    return '\n'.join(['slowest:', *named])
 
 
 def run_pytest(part):

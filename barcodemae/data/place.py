@@ -30,20 +30,17 @@ def base_codes(
 
 # %% ../../nbs/data/place.ipynb #2cd3ace6
 BATCH, SHORT = 64, 740 # sequences transformed together; those up to this length share one transform
-_NUMBERS = np.zeros((2, 6), complex) # of each code; NumPy transforms those of 64 bits slower
-_NUMBERS[0, :2] = _NUMBERS[1, 2:4] = 1, 1j
 
-def _kernels(consensus): # (2, 2, 660): scores of each base in each column, of both strands
+def _kernels(consensus): # (2, 4, 660): scores of each base in each column, of both strands
     columns = base_codes(consensus)
     plus = np.where(np.arange(4)[:, None] == columns, 2., -1.) * (columns < 4)
-    both = np.stack([plus, plus[::-1, ::-1]])                     # A and T, C and G: codes reversed
-    return both[:, ::2] + 1j * both[:, 1::2]
+    return np.stack([plus, plus[::-1, ::-1]])                     # A and T, C and G: codes reversed
 
-def _onehot(rows, length): # of codes -> (2, B, length)
+def _onehot(rows, length): # of codes -> (4, B, length)
     codes = np.full((len(rows), length), 4, np.uint8)
     for padded, row in zip(codes, rows):
         padded[:len(row)] = row
-    return np.stack([numbers.take(codes) for numbers in _NUMBERS])
+    return np.stack([base.take(codes) for base in np.eye(4, 6)])
 
 def _fast(n): # the first length from `n` on that only 2, 3 and 5 divide: its transform is fast
     return next(m for m in count(n) if pow(30, 64, m) == 0)
@@ -70,11 +67,11 @@ def locate(
     group = np.where(lengths <= SHORT, SHORT, 2**np.ceil(np.log2(np.maximum(lengths, 2))).astype(int))
     for size in np.unique(group):
         members, n = np.flatnonzero(group == size), _fast(int(size) + WIDTH)
-        kernels = fft.fft(_kernels(consensus.ljust(WIDTH, 'N')), n)
+        kernels = fft.rfft(_kernels(consensus.ljust(WIDTH, 'N')), n)
         def fill(some):
-            x = fft.fft(_onehot([rows[i] for i in some], n)).conj()
+            x = fft.rfft(_onehot([rows[i] for i in some], n)).conj()
             for side in STRANDS[strand]:
-                at, value = _best(fft.ifft((x * kernels[side][:, None]).sum(0)).real)
+                at, value = _best(fft.irfft((x * kernels[side][:, None]).sum(0), n))
                 better = value > score[some]
                 start[some[better]], minus[some[better]] = at[better], side == 1
                 score[some] = np.maximum(value, score[some])
