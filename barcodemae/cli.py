@@ -171,10 +171,10 @@ def parser(
     commands = top.add_subparsers(dest='command', metavar='COMMAND', required=True, prog='barcodemae',
                                    help=argparse.SUPPRESS)
     for name in of or COMMANDS:
-        if has_main(name) or not of:
-            commands.add_parser(name, add_help=False)
-        else:
+        if name in of and not has_main(name):
             _add_command(commands, name)
+        else:
+            commands.add_parser(name, add_help=False)
     return top
 
 # %% ../nbs/identification/cli.ipynb #fa83dedd

@@ -122,4 +122,4 @@ def options_of(
             kind = ast.unparse(annotation) if annotation else ''
             name = getattr(target, 'arg', None) or target.id
             found.append(Option(name, _value(default), kind, _comments(module).get(target.lineno, '')))
-    return ast.get_docstring(node) or '', list({o.name: o for o in found}.values()) # the last one holds
+    return docstring_of(module, node.name), list({o.name: o for o in found}.values()) # the last one holds

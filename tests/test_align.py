@@ -1,5 +1,5 @@
-"""Guards for barcodemae.data.align and place: starts against a plain loop, references found from shuffled starts,
-what falls off either end, embedding on a reference."""
+"""Guards for barcodemae.data.align and place: starts against a plain loop, references found from shuffled
+starts, what falls off either end, embedding on a reference."""
 import numpy as np, torch
 from hypothesis import given, settings, strategies as st
 
@@ -33,7 +33,7 @@ def test_starts_equal_a_plain_loop(barcode, reference):
     else: assert found == 0
 
 
-def plainly(barcode, reference): # start of the best score, of equal ones the first from 0, then from the negative
+def plainly(barcode, reference): # start of the best score, of equal ones the first, negative ones last
     columns, codes = base_codes(reference.ljust(WIDTH, 'N')), base_codes(barcode)
     scores = [(columns < 4) * np.where(columns == base, 2, -1) for base in range(4)]
     total = sum(np.correlate(score, (codes == base).astype(int), 'full') for base, score in enumerate(scores))

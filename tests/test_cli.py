@@ -99,7 +99,8 @@ def tune(out, # folder
          *, config:Tuning): pass
 ''')
     monkeypatch.setattr(options, '_text', lambda module: (tmp_path/f'{module}.py').read_text())
-    for cache in (options._tree, options._comments): monkeypatch.setattr(options, cache.__name__, cache.__wrapped__)
+    for cached in (options._tree, options._comments):
+        monkeypatch.setattr(options, cached.__name__, cached.__wrapped__)
     found = [(o.name, o.default, o.doc) for o in options.options_of('m', 'tune')[1]]
     assert found[1:] == [('steps', 3, 'updates'), ('rate', .1, 'peak'), ('ranks', ['genus'], 'heads')]
     assert found[0][0] == 'out' and found[0][2] == 'folder'

@@ -121,8 +121,8 @@ def weights_are_finite(folder):
 
 
 @pytest.mark.parametrize('what, value, log_steps', [ # each pair of them at least once
-    ('loss', float('nan'), 1), ('loss', float('inf'), 4), ('loss', float('nan'), 50), ('weight', float('inf'), 1),
-    ('weight', float('nan'), 4), ('weight', float('inf'), 50)])
+    ('loss', float('nan'), 1), ('loss', float('inf'), 4), ('loss', float('nan'), 50),
+    ('weight', float('inf'), 1), ('weight', float('nan'), 4), ('weight', float('inf'), 50)])
 def test_a_run_that_diverges_stops_and_keeps_its_last_good_encoder(store, tmp_path, what, value, log_steps):
     kind = type('Kind', (Spoilt,), dict(what=what, value=value))
     config = make_config('demo', steps=12, checkpoint_steps=3, **TINY | dict(validations=4, log_steps=log_steps))

@@ -4,7 +4,7 @@ is theirs alone.
     python tools/benchmark.py NAME '{"argument": value}'     a line of JSON, for the notebook
     python tools/benchmark.py table runs/benchmark/results.json     what the notebook measured
     python tools/benchmark.py waiting nbs/experiments/waiting_results.json     the same of waiting.ipynb"""
-import json, sys, time
+import json, re, sys, time
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
@@ -107,8 +107,8 @@ def ward(n, width, clusters, library='barcodemae', labels=None):
 
 def umap(ns, width, to):
     """Vectors reduced with UMAP, by cosine, from a fixed seed; neighbours are found as for more than 4,096.
-    In one process, smaller numbers first: it is compiled once. Memory that a smaller one left there and a larger
-    one takes again does not count."""
+    In one process, smaller numbers first: it is compiled once. Memory that a smaller one left there and a
+    larger one takes again does not count."""
     from umap import UMAP
     from functools import partial
     make = partial(UMAP, metric='cosine', random_state=0, n_jobs=1, force_approximation_algorithm=True)
@@ -118,6 +118,11 @@ def umap(ns, width, to):
         x = clustered(n, width, 1)
         found.append(measure(lambda: make(n_components=to).fit_transform(x)) | dict(n=n))
     return found
+
+
+def file_name(kind):
+    "A kind of CPU as part of a file's name."
+    return re.sub('[^a-z0-9]+', '_', kind.lower())
 
 
 # -- the table -------------------------------------------------------------------------------------

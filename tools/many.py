@@ -6,10 +6,10 @@
     python tools/many.py weight   -o nbs/identification/many_results.json
 
 Queries are simulated: real barcodes of coi_mini, 1 % of their bases drawn at random; 11,632 others are the
-reference. Engines: `one` process with one thread, with two `threads`, `dask` (as `--workers 2`), Ray's `tasks`
-in its place, and Ray `data`, which reads files of its own (pip install "ray[data]"). The largest file is asked
-twice by all but the first two: the second time a busy worker is killed (--kill always: only this run; never:
-only the other).
+reference. Engines: `one` process with one thread, with two `threads`, `dask` (as `--workers 2`), Ray's
+`tasks` in its place, and Ray `data`, which reads files of its own (pip install "ray[data]"). The largest file
+is asked twice by all but the first two: the second time a busy worker is killed (--kill always: only this
+run; never: only the other).
 """
 import argparse, hashlib, json, os, pickle, subprocess, sys, tempfile, time
 from collections import deque
@@ -82,7 +82,8 @@ def ray_data():
             for n, (names, barcodes) in enumerate(batches):
                 pl.DataFrame(dict(name=names, barcode=barcodes)).write_parquet(f'{folder}/{n:08d}.parquet')
             data = ray.data.read_parquet(folder)
-            cut, again = dict(batch_format='pyarrow', batch_size=BATCH), dict(max_restarts=-1, max_task_retries=-1)
+            cut = dict(batch_format='pyarrow', batch_size=BATCH)
+            again = dict(max_restarts=-1, max_task_retries=-1)
             job = (pack_job(answer),)
             data = data.map_batches(RayWorker, fn_constructor_args=job, concurrency=WORKERS, **cut, **again)
             for table in data.iter_batches(**cut): yield pl.from_arrow(table)
